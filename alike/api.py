@@ -332,12 +332,13 @@ def neighbours(
     from alike.extract.replacing import check_target
     from alike.flows.indexing import build_missing
     from alike.index.filters import Among
-    from alike.index.query import NeighbourIndex
+    from alike.index.query import NeighbourIndex, check_finite, check_k
     from alike.index.show import fewer_than, neighbour_table, write_contact_sheet
     from alike.results import Answers
 
     if same_class and other_class:
         raise BadInput("same_class and other_class exclude each other: give one of them")
+    k = check_k(k)
     if contact_sheet is not None:
         check_target(contact_sheet, endings=[".png"])
     relation: Literal["same", "other", "any"]
@@ -352,7 +353,12 @@ def neighbours(
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         if rerank is not None or contact_sheet is not None:
             raise BadInput("vectors have no images: leave out rerank and contact_sheet")
-        vectors = _unit(opened, np.atleast_2d(images).astype(np.float32))
+        with np.errstate(over="ignore"):
+            given = np.atleast_2d(images).astype(np.float32)
+        # A shape of three dimensions is refused below.
+        if given.ndim == 2:
+            check_finite(given)
+        vectors = _unit(opened, given) if given.ndim == 2 else given
         found = opened.query_vectors(
             vectors, k, weights_hash=opened.card.weights_hash, among=allowed, label=label
         )
@@ -622,7 +628,7 @@ def explain(
 
     if cluster is not None and not (every or continuity or grade):
         raise BadInput("cluster is for many images: give every, continuity or grade too")
-    given = [int(one) if isinstance(one, Integral) else str(one) for one in _each(images)]
+    given = [one if isinstance(one, int) else _file(one) for one in _queries(images)]
     if like is not None and not given:
         raise BadInput("like compares images with a class: give images, or classes=True for all")
     if not (given or every or classes or confused or continuity or grade):
@@ -962,6 +968,10 @@ def export(
     return ExportedFiles(written.files, written.key, written.notes)
 
 
+QUERIES = "files, URLs, bytes of image files, numbers of stored rows, or an array of vectors"
+"""What may be asked about."""
+
+
 def _names(given: Names) -> tuple[str, ...]:
     """Names of a list, or of a text with commas between."""
     parts = given.split(",") if isinstance(given, str) else given
@@ -970,13 +980,38 @@ def _names(given: Names) -> tuple[str, ...]:
 
 def _each(images: Any) -> list[Any]:
     """The queries as a list; a single one is a list of one."""
-    single = isinstance(images, str | Path | bytes | Integral)
-    return [images] if single else list(images)
+    from alike.extract.errors import BadInput
+
+    if isinstance(images, str | Path | bytes | Integral):
+        return [images]
+    try:
+        return list(images)
+    except TypeError:
+        raise BadInput(f"images {images!r}: {QUERIES} expected") from None
 
 
 def _queries(images: Any) -> "list[Query]":
     """The queries with numpy's numbers as Python's."""
-    return [one if isinstance(one, str | Path | bytes) else int(one) for one in _each(images)]
+    from alike.extract.errors import BadInput
+
+    queries: list[str | Path | bytes | int] = []
+    for one in _each(images):
+        if isinstance(one, str | Path | bytes):
+            queries.append(one)
+            continue
+        if isinstance(one, bool) or not isinstance(one, Integral):
+            kind = type(one).__name__
+            raise BadInput(f"an image of the type {kind}: {QUERIES} expected")
+        queries.append(int(one))
+    return queries
+
+
+def _file(one: str | Path | bytes) -> str:
+    from alike.extract.errors import BadInput
+
+    if isinstance(one, bytes):
+        raise BadInput(f"an image of {len(one)} bytes: give its file, a URL, or a stored row")
+    return str(one)
 
 
 def _unit(index: "NeighbourIndex", vectors: "NDArray[np.float32]") -> "NDArray[np.float32]":

@@ -1,5 +1,6 @@
 """The neighbours of images: opens index and network once, then answers a stream of queries."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,35 @@ SPARE = 4
 Image = ImageLike | int
 Float = NDArray[np.float32]
 ALL = Among()
+
+
+def check_k(k: Any) -> int:
+    """The number of neighbours as a number of Python: FAISS takes no other.
+
+    Raises:
+        BadInput: no whole number, or below 1.
+    """
+    try:
+        number = operator.index(k)
+    except TypeError:
+        raise BadInput(f"k {k!r}: a whole number of neighbours expected") from None
+    if number < 1:
+        raise BadInput(f"k {number}: at least 1 neighbour expected")
+    return number
+
+
+def check_finite(vectors: Float) -> None:
+    """Refuse vectors (Q, D) without a distance to anything.
+
+    Raises:
+        BadInput: names the first of them.
+    """
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise BadInput(
+            f"vector {int(np.argmin(finite))} of {len(vectors)} holds NaN, or a number beyond "
+            "float32: it has no distance to any image"
+        )
 
 
 class NeighbourIndex:
@@ -143,8 +173,7 @@ class NeighbourIndex:
         Raises:
             BadInput: k below 1, an image that cannot be read, a row that is not stored.
         """
-        if k < 1:
-            raise BadInput(f"k {k}: at least 1 neighbour expected")
+        k = check_k(k)
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
         rows = np.array([query.row for query in queries], dtype=np.int64)
@@ -183,12 +212,15 @@ class NeighbourIndex:
             threads: of the search.
 
         Raises:
-            BadInput: weights that are not those of the index, or another dimension.
+            BadInput: weights that are not those of the index, another dimension, k below 1, or a
+                vector with NaN or infinity.
         """
+        k = check_k(k)
         check_weights(self.card.weights_hash, weights_hash, self.features.key)
         if vectors.ndim != 2 or vectors.shape[1] != self.card.dimension:
             msg = f"vectors of shape {vectors.shape}: (Q, {self.card.dimension}) expected"
             raise BadInput(msg)
+        check_finite(vectors)
         own = np.full(len(vectors), -1, dtype=np.int64) if rows is None else rows
         return self._answer(vectors, own, k, among, [label] * len(vectors), threads)
 

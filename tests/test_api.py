@@ -260,8 +260,22 @@ def test_neighbours_refuses(studied):
         alike.neighbours(5, studied.store, same_class=True, other_class=True)
     with pytest.raises(BadInput, match="vectors have no images"):
         alike.neighbours(np.ones(6), studied.store, rerank="chamfer")
-    with pytest.raises(BadInput, match=r"\(Q, 6\) expected"):
-        alike.neighbours(np.ones((2, 5)), studied.store)
+    for shape in ((2, 5), (1, 1, 6)):
+        with pytest.raises(BadInput, match=r"\(Q, 6\) expected"):
+            alike.neighbours(np.ones(shape), studied.store)
+    # Without a distance to anything, these had no neighbours in silence.
+    for value in (np.nan, np.inf, 1e300):
+        with pytest.raises(BadInput, match="vector 1 of 2 holds NaN, or a number beyond"):
+            alike.neighbours(np.array([np.ones(6), np.full(6, value)]), studied.store)
+    for wrong in (1.0, None, True, [1.0], [None], object(), np.ones((1, 6), int)):
+        with pytest.raises(BadInput, match="numbers of stored rows, or an array of vectors"):
+            alike.neighbours(wrong, studied.store)
+    for k in (0, 2.5, "3", None):
+        with pytest.raises(BadInput, match=f"k {k!r}: "):
+            alike.neighbours(5, studied.store, k)
+    assert alike.neighbours(5, studied.store, np.int64(4)).rows.shape == (1, 4)
+    with pytest.warns(UserWarning, match="1 of 1 queries have fewer than 10000 neighbours"):
+        alike.neighbours(5, studied.store, 10_000)
 
 
 def test_a_missing_index_is_built_and_told(studied):
