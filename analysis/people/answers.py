@@ -8,6 +8,7 @@ Three kinds, each known by the names in the file:
 """
 
 import hashlib
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +142,19 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
         _check_columns(content)
     except _NoClass as error:
         raise BadInput(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path} cannot be read ({error}): expected {EXPECTED}") from error
+    # What is damaged makes the readers of ZIP, Parquet and CSV raise errors of any type.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path} cannot be read ({reason}): expected {EXPECTED}") from error
+    for name in ("counts", "rdm"):
+        values = content.get(name)
+        if values is None:
+            continue
+        if values.dtype.kind not in NUMBERS or not values.size or values.ndim < 2:
+            raise BadInput(
+                f"{path}: {name} of shape {values.shape} and the type {values.dtype}: expected "
+                f"{EXPECTED}"
+            )
     return content, digest
 
 
@@ -153,11 +165,14 @@ def _of_no_kind(path: Path, content: dict[str, NDArray[Any]]) -> BadInput:
 def _content(path: Path) -> dict[str, NDArray[Any]]:
     """Arrays by name; a table without triplets is votes, a column a class."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("one .npy array, and no .npz file of named ones")
+        with file:
+            return {name: np.asarray(file[name]) for name in file.files}
     if path.suffix not in {".csv", ".parquet"}:
         raise ValueError(f"its name ends in {path.suffix or 'nothing'}")
-    table = pd.read_csv(path, comment="#") if path.suffix == ".csv" else pd.read_parquet(path)
+    table = _lines(path) if path.suffix == ".csv" else pd.read_parquet(path)
     content = {str(name): column.to_numpy() for name, column in table.items()}
     if any(set(names) <= set(content) for names in TRIPLETS.values()):
         return content
@@ -167,6 +182,21 @@ def _content(path: Path) -> dict[str, NDArray[Any]]:
     image = next(iter(named.values()))
     counts = [_numbers(name, values, image) for name, values in content.items()]
     return {**named, CLASSES: np.array(list(content)), "counts": np.stack(counts, axis=1)}
+
+
+def _lines(path: Path) -> pd.DataFrame:
+    """The table of a CSV file; lines at its top that begin with # are left out.
+
+    Names of images are texts: one such as 00000012 is no number, and one may hold a #.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        top = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#"), file))
+    texts = {*NAMES, *itertools.chain.from_iterable(TRIPLETS.values())}
+    table = pd.read_csv(path, skiprows=top, dtype=dict.fromkeys(texts, str))
+    if not isinstance(table.index, pd.RangeIndex):
+        n = table.shape[1]
+        raise ValueError(f"it names {n} columns, but its lines have {n + table.index.nlevels}")
+    return table
 
 
 def _numbers(name: str, values: NDArray[Any], image: NDArray[Any]) -> NDArray[np.float64]:
@@ -275,7 +305,12 @@ def _rows_of(
     """Row of each image, -1 if the store lacks it, and how it was taken."""
     for name in NAMES:
         if name in content:
-            return _found(content[name].astype(str), name, images), ""
+            names = content[name].ravel()
+            if len(names) != n:
+                raise BadInput(
+                    f"{path} has {n} rows, and {len(names)} in `{name}`: expected as many"
+                )
+            return _found(_texts(path, names), name, images), ""
     parts = {"the store": images} | {
         f"the subset {name}": part for name, part in images.groupby("subset")
     }
@@ -292,6 +327,18 @@ def _rows_of(
     return np.asarray(part.sort_values("path")["row"], dtype=np.int64), note
 
 
+def _texts(path: Path, names: NDArray[Any]) -> NDArray[np.str_]:
+    """Names of images as texts, also those that are bytes."""
+    try:
+        return np.array(
+            [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()], str
+        )
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{path}: the name {error.object!r} is not UTF-8: write the names as UTF-8"
+        ) from error
+
+
 def _found(wanted: NDArray[Any], name: str, images: pd.DataFrame) -> NDArray[np.int64]:
     row_of = images.drop_duplicates(name).set_index(name)["row"]
     return np.asarray(row_of.reindex(wanted).fillna(-1), dtype=np.int64)
@@ -305,7 +352,7 @@ def _triplets(
     digest: str,
     images: pd.DataFrame,
 ) -> HumanAnswers:
-    texts = np.stack([content[name].astype(str) for name in names], axis=1)
+    texts = np.stack([_texts(path, content[name]) for name in names], axis=1)
     by = max(NAMES, key=lambda name: int((_found(texts.ravel(), name, images) >= 0).sum()))
     rows = _found(texts.ravel(), by, images).reshape(-1, 3)
     here = (rows >= 0).all(axis=1)

@@ -305,6 +305,12 @@ class TestFiles:
         ({"other": np.ones(3)}, "holds other"),
         ({"counts": np.ones((1, 2)), "path": np.array(["no.png"])}, "none of its 1 images is in"),
         ({"counts": np.zeros((5, 2))}, "none of its 5 images in the store has a vote"),
+        ({"counts": np.zeros((0, 2))}, r"counts of shape \(0, 2\)"),
+        ({"counts": np.array(3)}, r"counts of shape \(\)"),
+        ({"rdm": np.full((2, 2), "x")}, "the type <U1"),
+        ({"counts": np.ones((2, 2), complex)}, "the type complex128"),
+        ({"counts": np.ones((2, 2)), "path": np.array(["1.png"])}, "2 rows, and 1 in `path`"),
+        ({"counts": np.ones((1, 2)), "path": np.array([b"\xff"])}, "is not UTF-8"),
     ])  # fmt: skip
     def test_refusals(self, tmp_path, images, content, reason):
         np.savez(tmp_path / "a.npz", **content)
@@ -312,6 +318,32 @@ class TestFiles:
             read_answers(tmp_path / "a.npz", images)
         with pytest.raises(BadInput, match="cannot be read"):
             read_answers(tmp_path / "none.npz", images)
+
+    def test_names_of_images_in_a_table_are_texts(self, tmp_path, images):
+        """An image within a Parquet file is named by its row; a file may be named with a #."""
+        names = ["00000012", "a#1.png", "1e5", "d", "e"]
+        images = images.assign(path=names[: len(images)])
+        file = tmp_path / "v.csv"
+        file.write_text("# of one rater\npath,cat,dog\n00000012,1,2\na#1.png,3,1\n1e5,2,7\n")
+        assert read_answers(file, images).rows.tolist() == images["row"].tolist()[:3]
+        file.write_text("path,cat,dog\n00000012,1,2\n")
+        assert read_answers(file, images).rows.tolist() == images["row"].tolist()[:1]
+        file.write_text("a,b,odd\n00000012,a#1.png,1e5\n")
+        assert read_answers(file, images).triplets.tolist() == [images["row"].tolist()[:3]]
+        file.write_text("path,cat,dog\nd,1,2,\ne,3,1,\n")
+        with pytest.raises(BadInput, match="it names 3 columns, but its lines have 4"):
+            read_answers(file, images)
+
+    def test_a_damaged_file_is_one_line(self, tmp_path, images):
+        np.savez_compressed(tmp_path / "a.npz", counts=np.arange(900.0).reshape(30, 30))
+        whole = (tmp_path / "a.npz").read_bytes()
+        np.save(tmp_path / "one.npy", np.ones((5, 2)))
+        one = (tmp_path / "one.npy").read_bytes()
+        for data in (b"", b"PK", one, whole[:60] + b"\xff" * 8 + whole[68:]):
+            (tmp_path / "a.npz").write_bytes(data)
+            for read in (check_answers, lambda file: read_answers(file, images)):
+                with pytest.raises(BadInput, match="cannot be read"):
+                    read(tmp_path / "a.npz")
 
     @pytest.mark.parametrize(("column", "values", "reason"), [
         ("", [0, 1, 2], "the column Unnamed: 0 has no name"),
