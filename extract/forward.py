@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import AlikeError, BadInput
 from alike.extract.networks import (
     COMPUTED,
     Network,
@@ -180,31 +180,33 @@ class Forward:
         }
 
     def check_repeats(self) -> None:
-        """Refuse a network that gives other features each time, even in eval mode.
+        """Refuse a network that gives other features each time, or beside other images.
 
         `torch.nn.functional.dropout` without ``training=self.training`` does that: its features
         would not be those that their key promises.
 
         Raises:
-            BadInput: two passes of the same random frames differ by more than rounding.
+            BadInput: two passes of the same random frames differ by more than rounding, or those
+                of one frame beside others; or the network takes one image at a time only.
         """
         generator = torch.Generator().manual_seed(0)
         frames = torch.randint(
             256, (REPEATED, 3, *self.size), dtype=torch.uint8, generator=generator
         )
-        first, second = self(frames), self(frames)
+        try:
+            first, second = self(frames), self(frames)
+            among_others = self(frames[[0] * REPEATED])
+        except AlikeError:
+            raise
+        # A network is anybody's code: one made for single images raises anything for two.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise BadInput(
+                f"network {self.network.name} fails on a batch of {REPEATED} images ({reason}): it "
+                "must take several images at a time"
+            ) from error
         rounding = ROUNDING if self.precision == "float32" else WIDE_ROUNDING
-        differing = [
-            name
-            for name, values in first.items()
-            if not np.allclose(
-                values.astype(np.float64),
-                second[name].astype(np.float64),
-                rtol=0,
-                atol=rounding * _largest(values),
-                equal_nan=True,
-            )
-        ]
+        differing = _differing(first, second, rounding)
         if differing:
             calls = random_calls(self.network.module, self.size)
             cause = f" (it calls {', '.join(calls)})" if calls else ""
@@ -212,6 +214,14 @@ class Forward:
                 f"network {self.network.name} is random in eval mode: two passes of the same "
                 f"images differ in {', '.join(differing)}{cause}; give functional.dropout "
                 "training=self.training, or draw random numbers from a generator with a fixed seed"
+            )
+        one = {name: values[:1] for name, values in first.items()}
+        differing = _differing(one, {name: among_others[name][:1] for name in one}, rounding)
+        if differing:
+            raise BadInput(
+                f"network {self.network.name} gives an image other features beside other images: "
+                f"{', '.join(differing)} differ; a BatchNorm with track_running_stats=False, or a "
+                "mean over the batch, does that: give it fixed statistics"
             )
 
     def _batch(self, frames: torch.Tensor) -> dict[str, np.ndarray]:
@@ -275,6 +285,23 @@ class Forward:
 def array_names(taps: Sequence[str]) -> tuple[str, ...]:
     """The arrays of a run: the wanted taps, and `gap` and `pixels` always."""
     return tuple(dict.fromkeys([*taps, *COMPUTED]))
+
+
+def _differing(
+    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], rounding: float
+) -> list[str]:
+    """Names of arrays that differ by more than rounding."""
+    return [
+        name
+        for name, values in first.items()
+        if not np.allclose(
+            values.astype(np.float64),
+            second[name].astype(np.float64),
+            rtol=0,
+            atol=rounding * _largest(values),
+            equal_nan=True,
+        )
+    ]
 
 
 def _largest(values: np.ndarray) -> float:

@@ -48,8 +48,8 @@ class Kind:
         """
         try:
             module = self.factory(**args)
-        # A factory is anybody's code: it may raise anything.
-        except Exception as error:
+        # A factory is anybody's code: it may raise anything, and end the process.
+        except (Exception, SystemExit) as error:
             raise BadInput(
                 f"network {self.name} with arguments {dict(args)}: {_reason(error)}"
                 f"{_advice(error)}{self.hint()}"
@@ -294,7 +294,7 @@ def _own_file(name: str) -> Kind:
     return UserKind(f"{path}:{factory}", build, digest, code.module, code)
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: BaseException) -> str:
     """What to do about a factory that was called with the wrong arguments."""
     text = str(error)
     missing = re.search(r"missing \d+ required .*argument.*?: '(\w+)'", text)

@@ -99,6 +99,12 @@ def _taps_of(
     """The taps that a traced pass of an example shows; errors as of `find_taps`."""
     if trace.output is None or trace.output.ndim < 2:
         raise BadInput("the network's output holds no tensor (N, classes): not a classifier")
+    if len(trace.output) != len(example) or not trace.output.numel() or trace.output.is_complex():
+        kind = "complex numbers" if trace.output.is_complex() else "numbers"
+        raise BadInput(
+            f"the network's output for one image is {kind} of shape {tuple(trace.output.shape)}: "
+            "real numbers of shape (1, classes) are expected"
+        )
     taps = [
         replace(tap, module=_module_before(trace, tap)) if tap.name == "last_conv" else tap
         for tap in _head_taps(trace, example)

@@ -93,6 +93,11 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor], salt: str = "") -> str:
     """As `hash_weights`, of tensors by name."""
     digest = hashlib.sha256(salt.encode())
     for name, value in sorted(tensors.items()):
+        if value.is_meta:
+            raise BadInput(
+                f"the network's {name} is on the device meta, without values: make the network on "
+                "a device, or give it weights"
+            )
         plain = value.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)

@@ -470,3 +470,55 @@ def test_network_that_is_random_in_eval_mode_is_refused_and_nothing_stored(tmp_p
         run(tmp_path / "images", name, tmp_path / "store")
     assert not list(Store.open(tmp_path / "store").groups())
     assert run(tmp_path / "images", f"{CASES / 'tiny.py'}:make", tmp_path / "store").n_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("y - y.mean(0)", "gives an image other features beside other images: logits differ"),
+        ("y if len(x) == 1 else 1 / 0", "fails on a batch of 2 images .ZeroDivisionError"),
+        ("torch.complex(y, y)", r"is complex numbers of shape \(1, 3\)"),
+        ("torch.cat([y, y])", r"is numbers of shape \(2, 3\)"),
+        ("y[:, :0]", r"is numbers of shape \(1, 0\)"),
+    ],
+)
+def test_outputs_that_are_of_no_single_image_are_refused(
+    line: str, fault: str, tmp_path: Path
+) -> None:
+    name = net_of(tmp_path, f"return ({line})")
+    with pytest.raises(BadInput, match=fault):
+        run(tmp_path / "images", name, tmp_path / "store")
+    assert not list(Store.open(tmp_path / "store").groups())
+
+
+def test_a_factory_that_ends_the_process_or_gives_no_values_is_one_line(tmp_path: Path) -> None:
+    name = net_of(tmp_path, "return y", make="raise SystemExit(3)")
+    with pytest.raises(BadInput, match="SystemExit: 3"):
+        load_network(name)
+    name = net_of(tmp_path, "return y", make="return Net().to('meta')")
+    with pytest.raises(BadInput, match="on the device meta, without values"):
+        load_network(name)
+
+
+def net_of(folder: Path, line: str, make: str = "return Net()") -> str:
+    """A small network that ends with a line about its logits y of images x."""
+    (folder / "own.py").write_text(
+        f"""
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.fc(torch.relu(self.features(x)).mean((2, 3)))
+        {line}
+
+def make():
+    {make}
+"""
+    )
+    return f"{folder / 'own.py'}:make"
