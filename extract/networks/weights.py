@@ -132,6 +132,8 @@ def _unusable(value: torch.Tensor, wanted: torch.Tensor, scaled: bool) -> str:
     """
     if value.is_quantized or value.layout != torch.strided:
         return "quantised" if value.is_quantized else "sparse"
+    if value.is_meta:
+        return "without values (device meta)"
     if not wanted.is_floating_point():
         return ""
     if not value.is_floating_point():

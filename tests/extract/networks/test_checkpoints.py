@@ -343,6 +343,7 @@ def test_backbone_of_a_convolutional_classifier(tmp_path: Path) -> None:
         (lambda value: (value * 10).to(torch.int8), "conv.weight int8"),
         (lambda value: value.to(torch.complex64), "conv.weight complex64"),
         (lambda value: value.to_sparse(), "conv.weight sparse"),
+        (lambda value: value.to("meta"), "conv.weight without values"),
         (lambda value: value * float("nan"), "conv.weight NaN"),
     ],
 )
