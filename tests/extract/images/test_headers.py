@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from images import past_of
 
+from alike.extract.documents import read_npz
 from alike.extract.images import open_source, remembered
 from alike.extract.images.headers import KEPT_FROM
 from alike.extract.images.listing import list_source
@@ -74,6 +75,7 @@ def test_what_is_kept_gives_what_the_headers_give(tmp_path: Path, cache: Path, b
     past = past_of(first)
     (kept,) = cache.iterdir()
     data = kept.read_bytes()
+    assert read_npz(data, "", "")["place"].tobytes().decode() == str(file)
     middle = len(data) // 2
     ways = {
         "empty": b"",
