@@ -135,6 +135,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, groups, lists=tuple(_lists(stored)))
 
 
+def checksum_note(path: Path) -> str:
+    """One line if a part of a file that torch wrote differs from its checksum; else empty.
+
+    Torch reads past it, so that one flipped bit is another weight.
+    """
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+        return ""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    # What is damaged makes the reader raise errors of any type.
+    except Exception as error:
+        broken = str(error) or type(error).__name__
+    if broken is None:
+        return ""
+    return (
+        f"weights file {path} differs from its own checksum ({broken}): it is damaged, or was "
+        "written without checksums; compare it with its source"
+    )
+
+
 def _is_map(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value)
 

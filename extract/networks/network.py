@@ -15,7 +15,12 @@ from torch import nn
 from alike.extract.documents import read_json_file, unseal
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import file_hash
-from alike.extract.networks.checkpoints import Choice, choose_tensors, read_checkpoint
+from alike.extract.networks.checkpoints import (
+    Choice,
+    checksum_note,
+    choose_tensors,
+    read_checkpoint,
+)
 from alike.extract.networks.extraction import Extraction, safe_name
 from alike.extract.networks.kinds import Kind, kind_of
 from alike.extract.networks.outputs import TakeOutput, take_logits
@@ -368,7 +373,7 @@ def _from_file(
             f"arguments; the file holds {checkpoint.describe()}"
         )
     module.load_state_dict({**choice.tensors, **zeros}, strict=False)
-    notes = [choice.note(path), cast_note(path, choice.tensors, state)]
+    notes = [choice.note(path), cast_note(path, choice.tensors, state), checksum_note(path)]
     if lacking:
         notes.append(f"weights {path} hold no classifier ({', '.join(lacking)}): no logits")
     return _Loaded(module, args, metadata, tuple(filter(None, notes)), lacking)

@@ -363,6 +363,19 @@ def test_weights_that_are_no_real_numbers_are_refused(
     assert all(torch.equal(loaded[key], value.float()) for key, value in half.items())
 
 
+def test_a_flipped_bit_is_said(tmp_path: Path) -> None:
+    """Torch reads past the checksums of its files."""
+    (tmp_path / "nets.py").write_text(NETS)
+    name, file = f"{tmp_path / 'nets.py'}:fixed", tmp_path / "w.pt"
+    state = load_network(name).module.state_dict()
+    torch.save(state, file)
+    assert not any("checksum" in note for note in load_network(name, str(file)).notes)
+    data = bytearray(file.read_bytes())
+    data[bytes(data).index(state["conv.weight"].numpy().tobytes()) + 1] ^= 1
+    file.write_bytes(data)
+    assert any("differs from its own checksum" in n for n in load_network(name, str(file)).notes)
+
+
 def test_index_of_shards_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     with pytest.raises(BadInput, match="lists in which files the weights are, and holds none"):
