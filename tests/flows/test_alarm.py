@@ -30,7 +30,7 @@ source = "set"
 name = "resnet18"
 [alarm]
 when = ["bad > 1 %", "recall < 0.93", "no good run for 26 h"]
-command = ["{python}", "{script}", "{log}"]
+command = ["{python}", "receiver.py", "log"]
 """
 RECEIVER = """
 import json, os, pathlib, sys
@@ -44,10 +44,8 @@ with pathlib.Path(sys.argv[1]).open("a") as log:
 @pytest.fixture
 def place(tmp_path):
     """Settings whose alarms a program writes into a log, and a store."""
-    script, log = tmp_path / "receiver.py", tmp_path / "log"
-    script.write_text(RECEIVER)
-    text = SETTINGS.format(python=sys.executable, script=script, log=log)
-    (tmp_path / "p.toml").write_text(text)
+    (tmp_path / "receiver.py").write_text(RECEIVER)
+    (tmp_path / "p.toml").write_text(SETTINGS.format(python=sys.executable))
     Store.open(tmp_path / "alike-out" / "store", create=True)
     return tmp_path
 
@@ -121,11 +119,13 @@ def test_a_process_killed_between_the_alarm_and_its_delivery_gives_one(place):
 def test_a_receiver_that_fails_is_told_and_asked_again(place):
     pipeline, store = parts(place)
     script = (place / "receiver.py").read_text()
-    (place / "receiver.py").write_text("import sys; sys.exit('no room')")
+    (place / "receiver.py").write_text(
+        r"import os; os.write(1, b'\xfe'); os.write(2, b'no room \xff'); os._exit(1)"
+    )
     write(store, bad=9)
     lines = Lines()
     watch(pipeline, store, lines.say)
-    assert "status 1 no room" in lines[0]
+    assert r"status 1 no room \xff" in lines[0]
     assert lines.levels == ["warning", "warning"]
     (place / "receiver.py").write_text(script)
     watch(pipeline, store, lines.say)
