@@ -172,6 +172,7 @@ def situation_of(store: "Store", history: History) -> Situation:
         reference=reference,
         images=history.images,
         paired=differences,
+        why_none=history.why_no_reference(),
     )
 
 

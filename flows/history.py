@@ -277,6 +277,9 @@ class History:
             if last is not None:
                 return last
         accepted = self.accepted() if name == "accepted" else None
+        if name == "accepted" and accepted is None:
+            command = command_at("runs accept", self._store, "last")
+            raise BadInput(f"run 'accepted': {self.why_no_reference()}; accept one by `{command}`")
         name_of_one = accepted.run if accepted else name
         matches = list(
             self._readable(
@@ -352,6 +355,14 @@ class History:
         small: Accepted | None = self._small(ACCEPTED, Accepted)
         return small
 
+    def why_no_reference(self) -> str:
+        """Why no record is the reference, if none is."""
+        accepted = self.accepted()
+        if accepted is not None:
+            return f"the record of {accepted.run}, the reference, is gone or torn"
+        torn = [fault for fault in self.faults if fault.startswith(ACCEPTED)]
+        return torn[0] if torn else "no reference"
+
     def accept(self, record: RunRecord, who: str) -> None:
         """Make a good run the reference.
 
@@ -392,7 +403,8 @@ class History:
         except FileNotFoundError:
             return None
         except (StoreDamaged, ValueError) as error:
-            self.faults.append(str(error))
+            if str(error) not in self.faults:
+                self.faults.append(str(error))
             return None
 
 

@@ -123,6 +123,7 @@ class Situation:
         images: gives the table of images of a run, or None.
         paired: gives the differences, reference to run, of another network's scores; raises
             `BadInput` if they cannot be computed.
+        why_none: why there is no accepted run, if there is none.
     """
 
     last: "RunRecord | None"
@@ -131,6 +132,7 @@ class Situation:
     reference: "RunRecord | None"
     images: Callable[["RunRecord"], "pd.DataFrame | None"]
     paired: Callable[["RunRecord", "RunRecord"], "Mapping[str, Score]"]
+    why_none: str = "no reference"
 
     def of(self, label: str) -> "Situation":
         """The situation of a further network."""
@@ -195,7 +197,7 @@ def _compared(rule: Rule, run: "RunRecord") -> Finding:
 def _changed(rule: Rule, situation: Situation, run: "RunRecord") -> Finding:
     reference = situation.reference
     if reference is None:
-        return _unsaid(rule, run, "no reference: accept a run by `alike runs accept`")
+        return _unsaid(rule, run, f"{situation.why_none}: accept a run by `alike runs accept`")
     if reference.id == run.id:
         return Finding(rule.text, False, "this run is the reference", run.id)
     if reference.series != run.series:
