@@ -170,6 +170,9 @@ def _stale(rule: Rule, situation: Situation) -> Finding:
     if situation.fresh is None:
         return Finding(rule.text, True, "no run has come to its end yet", run)
     hours = (situation.now - situation.fresh).total_seconds() / 3600.0
+    if hours < -1.0:
+        says = f"the last good run is dated {-hours:.1f} h from now: a clock was or is wrong"
+        return Finding(rule.text, None, says, run)
     says = f"the last good run was {hours:.1f} h ago"
     return Finding(rule.text, hours > rule.number, says, run)
 
