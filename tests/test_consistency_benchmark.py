@@ -34,6 +34,27 @@ def test_nested_intervals_cover(consistency, of_start):
     assert abs(held / times - 0.95) < 4 * (0.95 * 0.05 / times) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ("kind", "mean", "share"),
+    [("exponential", 1.0, 0.880), ("uniform", 0.5, 0.929), ("one in four is another", 0.25, 0.921)],
+)
+def test_nested_intervals_of_starts_that_are_not_normal_cover_less(consistency, kind, mean, share):
+    """As docs/measured/retraining.md says: four starts cannot show of what kind they are."""
+    draw, times = np.random.default_rng(8), 1500
+    held = 0
+    for _ in range(times):
+        starts = {
+            "exponential": draw.exponential(size=4),
+            "uniform": draw.uniform(size=4),
+            "one in four is another": (draw.uniform(size=4) < 0.25) + 0.3 * draw.standard_normal(4),
+        }[kind]
+        table = changes(draw, of_start=0.0, of_seed=0.0)
+        table["change"] = np.repeat(starts, 5)
+        _, low, high, _ = consistency.nested(table)
+        held += low <= mean <= high
+    assert abs(held / times - share) < 4 * (share * (1 - share) / times) ** 0.5
+
+
 def test_the_adjustment_is_that_of_holm(consistency):
     # Holm 1979: the least of m is multiplied by m, the next by m - 1, and none is below the last.
     found = consistency.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})

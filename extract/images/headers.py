@@ -23,6 +23,7 @@ from alike.extract.images.source import Stamp, local_path
 from alike.extract.images.tree import shown
 from alike.extract.places import cache_folder
 from alike.extract.replacing import aside
+from alike.extract.secrets import masked
 
 FORM = 2
 """Of the kept file; another one is not read."""
@@ -81,8 +82,11 @@ def contents_of(
     Raises:
         Exception: of tarfile or of the filesystem, if it cannot be read.
     """
+    # Without secrets: a URL that is signed anew every day leads to one file.
+    name = masked(place)
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:32]
     try:
-        file = cache_folder() / "tars" / hashlib.sha256(place.encode()).hexdigest()[:32]
+        file = cache_folder() / "tars" / digest
     except BadInput:
         stamp, file = None, Path()
     if stamp is not None and not anew:
@@ -93,7 +97,7 @@ def contents_of(
     if stamp is not None and (local_path(place) is None or len(contents.names) >= KEPT_FROM):
         # A cache that cannot be written costs time, and nothing else.
         with suppress(OSError), aside(file) as part:
-            part.write_bytes(_as_bytes(contents, stamp))
+            part.write_bytes(_as_bytes(contents, stamp, name))
     return contents
 
 
@@ -163,13 +167,14 @@ def _behind(data: Any, offset: int) -> int:
     return behind
 
 
-def _as_bytes(contents: Contents, stamp: Stamp) -> bytes:
+def _as_bytes(contents: Contents, stamp: Stamp, place: str) -> bytes:
     data = io.BytesIO()
     # Hardly a name holds a null byte; where one does, the lengths differ and nothing is taken.
     names = "\0".join(contents.names).encode()
     np.savez_compressed(
         data,
         form=np.array([FORM]),
+        place=np.frombuffer(place.encode(errors="surrogateescape"), np.uint8),
         stamp=np.array(stamp, np.int64),
         names=np.frombuffer(names, np.uint8),
         offsets=np.array(contents.offsets, np.int64),

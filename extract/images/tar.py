@@ -23,6 +23,7 @@ from alike.extract.images.source import (
     one_line,
     stamp_of_container,
 )
+from alike.extract.images.spans import Spans
 from alike.extract.images.tree import (
     Folders,
     folders_note,
@@ -97,6 +98,7 @@ class TarSource:
         self._shards = _expand(self.spec)
         self._members: dict[str, _Member] = {}
         self._stamps: dict[str, Stamp | None] = {}
+        self._spans = Spans([], _asked_for)
         self._without: dict[str, list[str] | None] = {}
         self._skipped, self._twice = set[tuple[str, ...]](), 0
         self._links, self._unmarked, self._behind = 0, list[str](), list[str]()
@@ -122,6 +124,10 @@ class TarSource:
         images, texts, left_out = list[_Image](), dict[str, Any](), list[str]()
         for shard in self._shards:
             self._index(shard, images, texts, left_out)
+        # Of a name that comes again the last file counts, which lies behind others.
+        whole = [one for one in self._members.values() if one.offset != SPARSE]
+        parts = {(one.shard, one.offset, one.size) for one in whole}
+        self._spans = Spans(sorted(part for part in parts if "://" in part[0]), _asked_for)
         images, beside = self._one_a_sample(images)
         top = shared_top([one.folders for one in images])
         places = [one.folders[top:] for one in images]
@@ -252,6 +258,14 @@ class TarSource:
         key = self._label or "label"
         return [f"{len(silent)} images have no class: their .json has no {key!r}{way}{rest}"]
 
+    def _part(self, member: _Member) -> bytes:
+        """The bytes of a member; of a tar at a URL of those beside it too, if they are wanted."""
+        if "://" in member.shard:
+            return self._spans.read((member.shard, member.offset, member.size))
+        with _open(member.shard) as opened:
+            opened.seek(member.offset)
+            return bytes(opened.read(member.size))
+
     def _member(self, path: str) -> _Member | None:
         if not self._members:
             next(iter(self), None)
@@ -271,7 +285,7 @@ class TarSource:
         if member.offset == SPARSE:
             raise BadImage("unreadable", "a sparse file: pack its tar without --sparse")
         try:
-            data = _part(member)
+            data = self._part(member)
         except Exception as error:
             raise BadImage("unreadable", one_line(error)) from error
         if len(data) < member.size:
@@ -296,19 +310,12 @@ def _open(shard: str) -> Any:
     return fsspec.open(shard, "rb").open()
 
 
-def _part(member: _Member) -> bytes:
-    """The bytes of a member: of a tar at a URL these alone are asked for."""
-    if "://" not in member.shard:
-        with _open(member.shard) as opened:
-            opened.seek(member.offset)
-            return bytes(opened.read(member.size))
-    if not member.size:
-        return b""
-    filesystem, path = filesystem_of(member.shard)
-    last = member.offset + member.size
-    data = bytes(filesystem.cat_file(path, start=member.offset, end=last))
-    if len(data) > member.size:
-        raise OSError(f"{len(data)} bytes came where {member.size} were asked for")
+def _asked_for(shard: str, low: int, high: int) -> bytes:
+    """Bytes of a tar at a URL, these alone."""
+    filesystem, path = filesystem_of(shard)
+    data = bytes(filesystem.cat_file(path, start=low, end=high)) if high > low else b""
+    if len(data) > high - low:
+        raise OSError(f"{len(data)} bytes came where {high - low} were asked for")
     return data
 
 

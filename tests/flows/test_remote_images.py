@@ -52,6 +52,7 @@ def place(s3_server, tmp_path, monkeypatch):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     fsspec.filesystem("s3").makedirs("remote-images", exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     without_prefect(monkeypatch)
     monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     return Uploaded(tmp_path, now={**RIGHT, "measures": ["gap_cosine"], "examples": 1})

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from images import past_of
 
+from alike.extract.documents import read_npz
 from alike.extract.errors import BadInput
 from alike.extract.images import open_source, remembered
 from alike.extract.images.headers import KEPT_FROM
@@ -79,6 +80,7 @@ def test_what_is_kept_gives_what_the_headers_give(tmp_path: Path, cache: Path, b
     past = past_of(first)
     (kept,) = cache.iterdir()
     data = kept.read_bytes()
+    assert read_npz(data, "", "")["place"].tobytes().decode() == str(file)
     middle = len(data) // 2
     ways = {
         "empty": b"",
@@ -259,14 +261,16 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
 def test_an_unchanged_tar_at_a_url_is_asked_for_its_etag_alone(
     tmp_path: Path, s3_requests: list[str]
 ) -> None:
-    """And an image is one request, for its own bytes."""
+    """Images far from each other are one request each; those that are read in order share them."""
     files = fsspec.filesystem("s3")
     files.mkdir("tar-headers")
     file = tmp_path / "set.tar"
     write(file, images(300))
     files.put_file(str(file), "tar-headers/set.tar")
     spec = "s3://tar-headers/set.tar"
+    s3_requests.clear()
     first, _ = listing(spec)
+    assert len(s3_requests) < 10
     past = past_of(first)
     due = [one for one in first["path"] if remembered.is_due(one, 1)]
     assert due
