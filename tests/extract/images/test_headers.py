@@ -178,6 +178,9 @@ def test_links_of_a_tar_are_files_or_are_told(tmp_path: Path) -> None:
             of = source.read(f"set.tar/{number:04}.png")
             assert source.read(f"set.tar/{name}.png") == of
         assert "3 links of tars are left out: they lead to no file of their tar" in source.notes
+    fsspec.filesystem("memory").pipe_file("/links/set.tar", file.read_bytes())
+    remote = open_source("memory://links/set.tar")
+    assert all(remote.read(one.path) == source.read(one.path) for one in remote)
 
 
 @pytest.mark.quick
@@ -212,8 +215,11 @@ def test_a_sparse_file_of_a_tar_is_told(tmp_path: Path) -> None:
         opened.write(b"y" * 4096)
     command = ["tar", "--sparse", "-cf", "set.tar", "cat.png", "cat.png"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    listed = list_source(open_source(str(tmp_path / "set.tar")))
-    assert listed["reason"].tolist() == ["a sparse file: pack its tar without --sparse"]
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/sparse/set.tar", (tmp_path / "set.tar").read_bytes())
+    for spec in (str(tmp_path / "set.tar"), "memory://sparse/set.tar"):
+        listed = list_source(open_source(spec))
+        assert listed["reason"].tolist() == ["a sparse file: pack its tar without --sparse"]
 
 
 @pytest.mark.quick
