@@ -25,9 +25,16 @@ def expanded(place: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again; `XDG_CACHE_HOME` names another base."""
+    """The user's folder for what can be made again; `XDG_CACHE_HOME` names another base.
+
+    Raises:
+        BadInput: the user has no home, and the variable is not set.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "alike"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "alike"
+    except RuntimeError as error:
+        raise BadInput("the user has no home folder: name one by XDG_CACHE_HOME") from error
 
 
 def copies_folder(store: str) -> Path:

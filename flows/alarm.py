@@ -30,6 +30,8 @@ from alike.flows.recording import last_good, paired
 from alike.flows.rules import Finding, Rule, Situation, findings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alike.extract.store import Store
     from alike.flows.history import RunRecord, Score
     from alike.flows.sections import AlarmSettings, Pipeline
@@ -129,12 +131,17 @@ class Alarms:
         """How many alarms of this rule and run have ended: the next one is another."""
         return sum(one.rule == of.rule and one.run == of.run for one in self.all())
 
-    def deliver(self, settings: "AlarmSettings", tell: Tell) -> None:
+    def deliver(self, settings: "AlarmSettings", tell: Tell, folder: "Path | None" = None) -> None:
         """Give every receiver the alarms that it has not got; a failure is a warning, tried again.
 
         Alarms that ended before they could be delivered are delivered too.
+
+        Args:
+            settings: name the receivers.
+            tell: called with every failed delivery, as a warning.
+            folder: that a command runs in; None: that of this process.
         """
-        receivers = receivers_of(settings)
+        receivers = receivers_of(settings, folder)
         for alarm in self.all():
             for name, send in receivers.items():
                 if name not in alarm.owed or name in alarm.delivered:
@@ -165,6 +172,7 @@ def situation_of(store: "Store", history: History) -> Situation:
         reference=reference,
         images=history.images,
         paired=differences,
+        why_none=history.why_no_reference(),
     )
 
 
@@ -213,11 +221,13 @@ def raise_alarms(
     if not pipeline.alarm.when and not alarms.all():
         return []
     opened = alarms.update(present, pipeline.alarm)
-    alarms.deliver(pipeline.alarm, tell)
+    alarms.deliver(pipeline.alarm, tell, pipeline.place)
     return opened
 
 
-def receivers_of(settings: "AlarmSettings") -> dict[str, Callable[[dict[str, Any]], None]]:
+def receivers_of(
+    settings: "AlarmSettings", folder: "Path | None" = None
+) -> dict[str, Callable[[dict[str, Any]], None]]:
     """The receivers of the settings by name; each raises `AlikeError` if it does not take one."""
     receivers: dict[str, Callable[[dict[str, Any]], None]] = {}
     if settings.webhook:
@@ -225,7 +235,7 @@ def receivers_of(settings: "AlarmSettings") -> dict[str, Callable[[dict[str, Any
         receivers["webhook"] = lambda message: post(url, message)
     if settings.command:
         command = settings.command
-        receivers["command"] = lambda message: call(command, message)
+        receivers["command"] = lambda message: call(command, message, folder)
     if settings.event:
         receivers["event"] = emit
     return receivers
@@ -256,8 +266,14 @@ def post(url: str, message: dict[str, Any]) -> None:
     raise AlikeError(masked(f"webhook {url}: {fault}"))
 
 
-def call(command: tuple[str, ...], message: dict[str, Any]) -> None:
+def call(command: tuple[str, ...], message: dict[str, Any], folder: "Path | None" = None) -> None:
     """Run a program that gets an alarm as JSON on its standard input.
+
+    Args:
+        command: the program and its arguments.
+        message: the alarm.
+        folder: that it runs in, as paths of the settings are relative to it; None: that of this
+            process.
 
     Raises:
         AlikeError: it is not there, takes too long, or ends with another status than 0.
@@ -266,17 +282,18 @@ def call(command: tuple[str, ...], message: dict[str, Any]) -> None:
     try:
         ended = subprocess.run(
             list(command),
-            input=json.dumps(message, ensure_ascii=False),
+            # Whatever the locale is, and whatever the program writes.
+            input=json.dumps(message, ensure_ascii=False).encode(errors="backslashreplace"),
             env={**os.environ, "ALIKE_ALARM": message["id"]},
             capture_output=True,
-            text=True,
+            cwd=folder,
             timeout=TIMEOUT,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise AlikeError(masked(f"command {name}: {error}")) from None
     if ended.returncode:
-        stderr = " ".join(ended.stderr.split())[-200:]
+        stderr = " ".join(ended.stderr.decode(errors="backslashreplace").split())[-200:]
         raise AlikeError(masked(f"command {name}: status {ended.returncode} {stderr}".rstrip()))
 
 

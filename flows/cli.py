@@ -128,13 +128,21 @@ _NOT_OURS = {
     errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EFBIG: 1, errno.EIO: 1,
 }  # fmt: skip
 """Exit status by what the system refused: a place that the user named, or room on the disk."""
+_BROKEN_OFF = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN, errno.ETIMEDOUT)
+"""Of a mount of NFS or FUSE whose other end is gone."""
+_ADVICE = {
+    **dict.fromkeys(_BROKEN_OFF, "mount it again"),
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+}
+_NOT_OURS |= dict.fromkeys(_ADVICE, 1)
 
 
 def _refusal(error: OSError) -> str:
     """The system's reason with its file; `--to` and [output] folder are what one would change."""
     place = error.filename or error.filename2
     reason = f"{place}: {error.strerror}" if place else str(error)
-    return f"{reason}; choose another place, or make room there"
+    advice = _ADVICE.get(error.errno or 0, "choose another place, or make room there")
+    return f"{reason}; {advice}"
 
 
 def _say_usage(error: Any) -> int:

@@ -12,6 +12,7 @@ import datetime
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FOLDER = "history"
 UNCHANGED = f"{FOLDER}/unchanged.json"
 ACCEPTED = f"{FOLDER}/accepted.json"
+_AHEAD = datetime.timedelta(hours=1)
+"""By which the clocks of two machines may differ."""
 LAST = re.compile(r"last(?:~(\d{1,9}))?")
 IMAGES = f"{FOLDER}/images"
 IMAGES_KEPT = 30
@@ -233,6 +236,11 @@ class History:
                 records.append(record)
         return records
 
+    def newest(self) -> str:
+        """The id that comes last in order; empty if there is none."""
+        names = filter(None, map(NAME.fullmatch, self._store.file_names(FOLDER)))
+        return max((one.group(1) for one in names), default="")
+
     def _read(self, run: str) -> RunRecord | None:
         """The record of an id; None if it is gone, or torn, which is named in `faults`."""
         place = f"{FOLDER}/{run}.json"
@@ -277,6 +285,9 @@ class History:
             if last is not None:
                 return last
         accepted = self.accepted() if name == "accepted" else None
+        if name == "accepted" and accepted is None:
+            command = command_at("runs accept", self._store, "last")
+            raise BadInput(f"run 'accepted': {self.why_no_reference()}; accept one by `{command}`")
         name_of_one = accepted.run if accepted else name
         matches = list(
             self._readable(
@@ -352,6 +363,14 @@ class History:
         small: Accepted | None = self._small(ACCEPTED, Accepted)
         return small
 
+    def why_no_reference(self) -> str:
+        """Why no record is the reference, if none is."""
+        accepted = self.accepted()
+        if accepted is not None:
+            return f"the record of {accepted.run}, the reference, is gone or torn"
+        torn = [fault for fault in self.faults if fault.startswith(ACCEPTED)]
+        return torn[0] if torn else "no reference"
+
     def accept(self, record: RunRecord, who: str) -> None:
         """Make a good run the reference.
 
@@ -364,12 +383,16 @@ class History:
         self._store.write_file(ACCEPTED, sealed_json(asdict(Accepted(record.id, now(), who))))
 
     def last_good(self, records: list[RunRecord]) -> datetime.datetime | None:
-        """When the last run came to its end well, also if it found nothing changed."""
+        """When the last run came to its end well, also if it found nothing changed.
+
+        A time that is still to come, of a clock that was ahead, counts only if there is no other.
+        """
         times = [one.when for one in records if one.good]
         unchanged = self.unchanged()
         if unchanged is not None:
             times.append(datetime.datetime.fromisoformat(unchanged.last))
-        return max(times, default=None)
+        latest = datetime.datetime.now(datetime.UTC) + _AHEAD
+        return max((one for one in times if one <= latest), default=min(times, default=None))
 
     def failed_since(self, records: list[RunRecord]) -> list[RunRecord]:
         """The runs that failed after the last good one, oldest first.
@@ -378,6 +401,8 @@ class History:
         """
         unchanged, failed = self.unchanged(), list[RunRecord]()
         over = datetime.datetime.fromisoformat(unchanged.last) if unchanged else None
+        if over is not None and over > datetime.datetime.now(datetime.UTC) + _AHEAD:
+            over = None
         for one in reversed(records):
             if one.good or (over is not None and one.when <= over):
                 break
@@ -392,13 +417,26 @@ class History:
         except FileNotFoundError:
             return None
         except (StoreDamaged, ValueError) as error:
-            self.faults.append(str(error))
+            if str(error) not in self.faults:
+                self.faults.append(str(error))
             return None
 
 
-def new_id() -> str:
-    """Name of a run: its time, and six digits that no other run of that moment has."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
+def new_id(after: str = "") -> str:
+    """Name of a run: its time, and six digits that no other run of that moment has.
+
+    Args:
+        after: name of the run before, which comes first in order, though its clock was ahead.
+
+    Example:
+        >>> new_id("29991231T235958000000-abcdef")[:21]
+        '29991231T235958000001'
+    """
+    moment = datetime.datetime.now(datetime.UTC)
+    with suppress(ValueError, OverflowError):
+        last = datetime.datetime.strptime(f"{after[:21]}+0000", "%Y%m%dT%H%M%S%f%z")
+        moment = max(moment, last + datetime.timedelta(microseconds=1))
+    return f"{moment:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
 
 
 def now() -> str:

@@ -30,7 +30,7 @@ _BEGUN = ""
 _POLL = 1.0
 """Seconds between two looks at a lock that is waited for."""
 _STORE = "store/"
-"""Begins the place of every file of the store, of a remote one too."""
+"""Begins the place of every file of the store, wherever that is."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,25 @@ def hash_of(file: RunFile) -> str:
 class Memo:
     """The artefacts of one output folder, kept in `steps.json`.
 
-    Files in the folder are remembered by their place in it, so that it may be moved. Those of a
-    remote store are remembered as if it lay in the folder, so that it may be moved as well.
+    Files in the folder are remembered by their place in it, so that it may be moved. Those of the
+    store are remembered as if it lay in the folder: it may be moved as well, and what another store
+    holds is not taken for what this one does.
 
     Attributes:
         notes: why a file that is there counts as empty; [] if it counts.
     """
 
-    def __init__(self, folder: Path, remote: "Files | None" = None) -> None:
+    def __init__(self, folder: Path, store: "Files | Path | None" = None) -> None:
         """Open the memo of `folder`; an unreadable file, or one of an older kind, counts as empty.
 
         The older kind remembered what had been written over since.
 
         Args:
             folder: of the outputs.
-            remote: files of the store, if that is remote.
+            store: its folder, or its files if it is remote; None: `store` in the folder.
         """
-        self._folder, self._file, self._remote = folder, folder / "steps.json", remote
+        self._folder, self._file = folder, folder / "steps.json"
+        self._store = folder / _STORE if store is None else store
         self.notes: list[str] = []
         self._entries = self._read() if self._file.exists() else {}
 
@@ -170,12 +172,24 @@ class Memo:
             written = read_json_file(self._file, dict[str, Any], "it counts as empty")
             document = unseal(written, str(self._file), "it counts as empty")
             if document.get("version") == _VERSION:
-                return _entries(document)
+                return self._here(_entries(document))
             fault = "is of another version"
         except (OSError, StoreDamaged, ValueError, TypeError, KeyError, AttributeError) as error:
             fault = f"cannot be read ({type(error).__name__})"
         self.notes.append(f"{self._file} {fault}: it counts as empty, so every step runs again")
         return {}
+
+    def _here(self, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The entries of this store, and of the folder.
+
+        Earlier versions remembered a local store outside of the folder by its path.
+        """
+        here = {}
+        for artefact, entry in entries.items():
+            files = {self.place_of(self._file_at(at)): held for at, held in entry["files"].items()}
+            if not any(Path(place).is_absolute() for place in files):
+                here[artefact] = {**entry, "files": files}
+        return here
 
     def _write(self) -> None:
         aside = self._file.with_suffix(".part")
@@ -184,19 +198,27 @@ class Memo:
         aside.replace(self._file)
 
     def place_of(self, file: RunFile | str) -> str:
-        """A file as it is remembered: within the folder, or as it is if it lies elsewhere."""
+        """A file as it is remembered: within the store or the folder; else as it is."""
         if isinstance(file, RemoteFile):
             return f"{_STORE}{file.name}"
-        inside = Path(file).is_relative_to(self._folder)
-        return Path(file).relative_to(self._folder).as_posix() if inside else str(file)
+        file, bases = Path(file), [(self._folder, "")]
+        if isinstance(self._store, Path):
+            bases.insert(0, (self._store, _STORE))
+        # Each may lie in the other, or be the other.
+        for base, begins in sorted(bases, key=lambda one: len(one[0].parts), reverse=True):
+            if file.is_relative_to(base):
+                return f"{begins}{file.relative_to(base).as_posix()}"
+        return str(file)
 
     def there(self, place: str) -> Path:
         """Where a remembered path is now."""
+        if isinstance(self._store, Path) and place.startswith(_STORE):
+            return self._store / place.removeprefix(_STORE)
         return self._folder / place
 
     def _file_at(self, place: str) -> RunFile:
-        if self._remote is not None and place.startswith(_STORE):
-            return RemoteFile(self._remote, place.removeprefix(_STORE))
+        if not isinstance(self._store, Path) and place.startswith(_STORE):
+            return RemoteFile(self._store, place.removeprefix(_STORE))
         return self.there(place)
 
 

@@ -73,7 +73,7 @@ def record_of(
     settings = flat(pipeline.shown)
     measure = main_measure(analysis)
     record = RunRecord(
-        **_who(run),
+        **_who(run, records[-1].id if records else ""),
         state="good",
         settings=settings,
         changed=_changed(before.settings if before else settings, settings),
@@ -156,11 +156,11 @@ def finished(record: RunRecord, run: "PipelineRun", report: Path) -> RunRecord:
     return replace(record, seconds=_seconds(run), artefacts=artefacts)
 
 
-def failure(run: "PipelineRun", error: BaseException) -> RunRecord:
-    """The record of a run that failed."""
+def failure(run: "PipelineRun", error: BaseException, after: str = "") -> RunRecord:
+    """The record of a run that failed; `after` is the id of the run before."""
     line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     return RunRecord(
-        **_who(run),
+        **_who(run, after),
         state="failed",
         settings=flat(run.pipeline.shown),
         reasons=list(run.reasons),
@@ -231,9 +231,9 @@ def over_time(records: list[RunRecord]) -> dict[str, Any]:
     return {"runs": [asdict(one) for one in good[-SHOWN:]], "of": len(good)}
 
 
-def _who(run: "PipelineRun") -> dict[str, Any]:
+def _who(run: "PipelineRun", after: str) -> dict[str, Any]:
     return {
-        "id": new_id(),
+        "id": new_id(after),
         "time": now(),
         "seconds": _seconds(run),
         "who": user(),

@@ -123,6 +123,7 @@ class Situation:
         images: gives the table of images of a run, or None.
         paired: gives the differences, reference to run, of another network's scores; raises
             `BadInput` if they cannot be computed.
+        why_none: why there is no accepted run, if there is none.
     """
 
     last: "RunRecord | None"
@@ -131,6 +132,7 @@ class Situation:
     reference: "RunRecord | None"
     images: Callable[["RunRecord"], "pd.DataFrame | None"]
     paired: Callable[["RunRecord", "RunRecord"], "Mapping[str, Score]"]
+    why_none: str = "no reference"
 
     def of(self, label: str) -> "Situation":
         """The situation of a further network."""
@@ -168,6 +170,9 @@ def _stale(rule: Rule, situation: Situation) -> Finding:
     if situation.fresh is None:
         return Finding(rule.text, True, "no run has come to its end yet", run)
     hours = (situation.now - situation.fresh).total_seconds() / 3600.0
+    if hours < -1.0:
+        says = f"the last good run is dated {-hours:.1f} h from now: a clock was or is wrong"
+        return Finding(rule.text, None, says, run)
     says = f"the last good run was {hours:.1f} h ago"
     return Finding(rule.text, hours > rule.number, says, run)
 
@@ -195,7 +200,7 @@ def _compared(rule: Rule, run: "RunRecord") -> Finding:
 def _changed(rule: Rule, situation: Situation, run: "RunRecord") -> Finding:
     reference = situation.reference
     if reference is None:
-        return _unsaid(rule, run, "no reference: accept a run by `alike runs accept`")
+        return _unsaid(rule, run, f"{situation.why_none}: accept a run by `alike runs accept`")
     if reference.id == run.id:
         return Finding(rule.text, False, "this run is the reference", run.id)
     if reference.series != run.series:

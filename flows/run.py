@@ -253,7 +253,8 @@ def record_failure(run: PipelineRun, error: BaseException) -> None:
         return
     try:
         if not isinstance(error, StoreBusy):
-            History(store).write(failure(run, error))
+            history = History(store)
+            history.write(failure(run, error, history.newest()))
         watch(run.pipeline, store, run.tell)
     # It must not hide why the run failed; the client of an object store has errors of its own.
     except Exception as fault:

@@ -88,10 +88,12 @@ class PipelineRun:
     _store: "Store | None" = None
 
     def __post_init__(self) -> None:
+        from alike.extract.places import expanded
         from alike.extract.store import remote_files
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.memo = Memo(self.folder, remote_files(self.store_url))
+        local = expanded(self.store_url.removeprefix("file://"))
+        self.memo = Memo(self.folder, remote_files(self.store_url) or local)
         self.notes.extend(self.memo.notes)
         self.workers = Workers(self.pipeline.cluster)
 

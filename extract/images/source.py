@@ -19,6 +19,7 @@ TOO_LARGE = "too large"
 """State of a file that is not read for its size."""
 SETTLED = 2_000_000_000
 """Nanoseconds that a file must be old to be told from one that changes once more."""
+_MOST = 2**63 - 1
 
 LOCAL = ("file://", "local://")
 """Beginnings of URLs that name local files: these get the guards of local files."""
@@ -131,7 +132,9 @@ def stamp_local(file: str | Path) -> Stamp | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    # Some filesystems have inodes of 64 bits, and times of more; stamps are stored as int64.
+    mtime, ctime = (max(-_MOST, min(_MOST, t)) for t in (status.st_mtime_ns, status.st_ctime_ns))
+    return status.st_size, mtime, ctime, status.st_ino & _MOST
 
 
 def stamp_url(url: str) -> Stamp | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.images.formats import SUFFIXES, left_out_note
-from alike.extract.images.headers import Contents, contents_of
+from alike.extract.images.headers import SPARSE, Contents, contents_of
 from alike.extract.images.labels import LabelRule
 from alike.extract.images.source import (
     Listed,
@@ -41,6 +41,9 @@ LABEL_SUFFIXES = (".cls", ".label")
 BESIDE = frozenset((".id", ".npz", ".pth", ".pt", ".txt", ".caption"))
 """Suffixes of a sample's other fields, which nobody takes for its image."""
 MAX_SHARDS = 100_000
+LINKS = "{} links of tars are left out: they lead to no file of their tar"
+UNMARKED = "tars without the mark of their end: {}; if an image is missed, they were cut short"
+BEHIND = "bytes behind the end of a tar are not read: of {}; tars that were joined must be apart"
 TWICE = "{} files of a name that comes again in their tar are left out: the last one counts"
 
 
@@ -98,6 +101,7 @@ class TarSource:
         self._spans = Spans([], _asked_for)
         self._without: dict[str, list[str] | None] = {}
         self._skipped, self._twice = set[tuple[str, ...]](), 0
+        self._links, self._unmarked, self._behind = 0, list[str](), list[str]()
         self._listed: list[Listed] | None = None
         self._anew = False
         self._lock = threading.Lock()
@@ -116,11 +120,13 @@ class TarSource:
 
     def _list(self) -> list[Listed]:
         self._members, self._without, self._skipped, self._twice = {}, {}, set(), 0
+        self._links, self._unmarked, self._behind = 0, [], []
         images, texts, left_out = list[_Image](), dict[str, Any](), list[str]()
         for shard in self._shards:
             self._index(shard, images, texts, left_out)
         # Of a name that comes again the last file counts, which lies behind others.
-        parts = [(one.shard, one.offset, one.size) for one in self._members.values()]
+        whole = [one for one in self._members.values() if one.offset != SPARSE]
+        parts = {(one.shard, one.offset, one.size) for one in whole}
         self._spans = Spans(sorted(part for part in parts if "://" in part[0]), _asked_for)
         images, beside = self._one_a_sample(images)
         top = shared_top([one.folders for one in images])
@@ -144,6 +150,9 @@ class TarSource:
         lines += self._without_note({one.sample for one, shown in pairs if shown.label is None})
         lines += [_beside_note(beside)] if beside else []
         lines += [TWICE.format(self._twice)] if self._twice else []
+        lines += [LINKS.format(self._links)] if self._links else []
+        lines += [UNMARKED.format(_first(self._unmarked))] if self._unmarked else []
+        lines += [BEHIND.format(_first(self._behind))] if self._behind else []
         skipped = folders_note(place[-1] for place in self._skipped)
         rest = filter(None, [left_out_note(left_out), skipped])
         self.notes = [*lines, *self._rule.notes, *rest]
@@ -164,6 +173,9 @@ class TarSource:
                 f"{shard} cannot be read as an uncompressed tar ({error}): unpack it, or make the "
                 "shards again"
             ) from error
+        self._links += held.links
+        if held.behind:
+            (self._unmarked if held.behind < 0 else self._behind).append(_short(shard))
         for name, number in self._files(shard, held):
             sample = f"{shard}/{_sample(name)}"
             if name.suffix.lower() in SUFFIXES:
@@ -270,6 +282,8 @@ class TarSource:
         if member is None:
             raise BadImage("unreadable", f"no member {path}")
         check_bytes(member.size)
+        if member.offset == SPARSE:
+            raise BadImage("unreadable", "a sparse file: pack its tar without --sparse")
         try:
             data = self._part(member)
         except Exception as error:
@@ -311,6 +325,11 @@ def _gives_label(name: str) -> bool:
 
 def _short(shard: str) -> str:
     return shard.rpartition("/")[2]
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _sample(name: PurePosixPath) -> str:

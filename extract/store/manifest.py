@@ -299,6 +299,9 @@ class Manifest:
 
     def rows_at(self, path: str) -> list[int]:
         """Give the rows of images that were new under a path, or are listed there now."""
+        if not path:
+            # The path of those that were forgotten is empty.
+            return []
         view = self.view()
         rows = set(view["row"][(view["path"] == path) & (view["row"] >= 0)].tolist())
         for name in () if rows else self._segments():

@@ -157,6 +157,8 @@ class Place:
             for file, image in self.whole.items():
                 file.write_bytes(image)
             self.whole.clear()
+        elif kind == "store":
+            self.stores["out"] = "" if self.stores.get("out") else 'store = "elsewhere"\n'
         else:
             assert kind == "setting"
             name = list(RIGHT)[number % len(RIGHT)]
@@ -184,7 +186,7 @@ class Place:
 
     def map(self, folder):
         """The map of the images that a run served, by image id."""
-        store = Store.open(self.folder / folder / "store")
+        store = Store.open(read_pipeline(self.folder / f"{folder}.toml").store_place)
         table = make_map(store.features(), MapSettings(split="all"))
         view = store.images()
         return by_id("map", table, dict(zip(view["row"], view["image_id"], strict=True)))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,17 @@ from lines import Lines
 from typer.testing import CliRunner
 
 from alike import api
+from alike.extract.documents import sealed_json
 from alike.extract.errors import AlikeError, BadInput
 from alike.extract.store.store import Store
 from alike.flows import alarm
 from alike.flows.alarm import Alarms, findings_of, watch
 from alike.flows.cli import app
 from alike.flows.history import History, RunRecord, new_id
+from alike.flows.recording import failure
 from alike.flows.rules import Finding, Rule
 from alike.flows.settings import read_pipeline
+from alike.flows.steps import PipelineRun
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """
@@ -30,7 +34,7 @@ source = "set"
 name = "resnet18"
 [alarm]
 when = ["bad > 1 %", "recall < 0.93", "no good run for 26 h"]
-command = ["{python}", "{script}", "{log}"]
+command = ["{python}", "receiver.py", "log"]
 """
 RECEIVER = """
 import json, os, pathlib, sys
@@ -44,10 +48,8 @@ with pathlib.Path(sys.argv[1]).open("a") as log:
 @pytest.fixture
 def place(tmp_path):
     """Settings whose alarms a program writes into a log, and a store."""
-    script, log = tmp_path / "receiver.py", tmp_path / "log"
-    script.write_text(RECEIVER)
-    text = SETTINGS.format(python=sys.executable, script=script, log=log)
-    (tmp_path / "p.toml").write_text(text)
+    (tmp_path / "receiver.py").write_text(RECEIVER)
+    (tmp_path / "p.toml").write_text(SETTINGS.format(python=sys.executable))
     Store.open(tmp_path / "alike-out" / "store", create=True)
     return tmp_path
 
@@ -56,10 +58,11 @@ def parts(place):
     return read_pipeline(place / "p.toml"), Store.open(place / "alike-out" / "store")
 
 
-def write(store, *, bad=0, recall=1.0, hours=0.0, state="good"):
+def write(store, *, bad=0, recall=1.0, hours=0.0, state="good", name=""):
     time = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
     one = RunRecord(
-        id=new_id(), time=time.isoformat(), seconds=1.0, state=state, recall=[recall, recall, 1.0],
+        id=name or new_id(), time=time.isoformat(), seconds=1.0, state=state,
+        recall=[recall, recall, 1.0],
         counts={"listed": 100, "bad": bad, "ok": 100 - bad},
     )  # fmt: skip
     History(store).write(one)
@@ -121,11 +124,13 @@ def test_a_process_killed_between_the_alarm_and_its_delivery_gives_one(place):
 def test_a_receiver_that_fails_is_told_and_asked_again(place):
     pipeline, store = parts(place)
     script = (place / "receiver.py").read_text()
-    (place / "receiver.py").write_text("import sys; sys.exit('no room')")
+    (place / "receiver.py").write_text(
+        r"import os; os.write(1, b'\xfe'); os.write(2, b'no room \xff'); os._exit(1)"
+    )
     write(store, bad=9)
     lines = Lines()
     watch(pipeline, store, lines.say)
-    assert "status 1 no room" in lines[0]
+    assert r"status 1 no room \xff" in lines[0]
     assert lines.levels == ["warning", "warning"]
     (place / "receiver.py").write_text(script)
     watch(pipeline, store, lines.say)
@@ -146,6 +151,26 @@ def test_no_good_run_for_hours(place):
     assert stale().holds is True
     History(store).again(last.id)
     assert stale().holds is False
+
+
+@pytest.mark.quick
+def test_a_clock_that_was_ahead_hides_no_later_run(place):
+    pipeline, store = parts(place)
+    history = History(store)
+    ahead = write(store, hours=-24 * 365, name="20991231T000000000000-abcdef")
+    history.again(ahead.id)
+    (history_file,) = store.path("history").glob("unchanged.json")
+    last = replace(history.unchanged(), last="2099-12-31T00:00:00+00:00")
+    history_file.write_bytes(sealed_json(asdict(last)))
+    (stale,) = [one for one in findings_of(pipeline, store) if "26 h" in one.rule]
+    assert (stale.holds, stale.says.split(" dated ")[0]) == (None, "the last good run is")
+    for hours, bad, raised in ((30, 0, {"no good run for 26 h"}), (0, 5, {"bad > 1 %"})):
+        write(store, hours=hours, bad=bad, name=new_id(history.newest()))
+        assert {one.rule for one in findings_of(pipeline, store) if one.holds} == raised
+    failed = failure(PipelineRun(pipeline), BadInput("no images"), history.newest())
+    history.write(failed)
+    assert history.records()[-1] == failed
+    assert history.failed_since(history.records()) == [failed]
 
 
 def command(place, *words):

@@ -22,9 +22,11 @@ from alike.extract.identity import file_hash
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows import run as whole_run
+from alike.flows.alarm import situation_of
 from alike.flows.cli import app
 from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
 from alike.flows.recording import over_time
+from alike.flows.rules import Rule, findings
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import _loaded_code, state_of, unchanged_run
@@ -477,15 +479,27 @@ def test_torn_and_foreign_files_are_named_and_hurt_nobody(story):
     whole[1].write_bytes(torn[: len(torn) // 2])
     (folder / "notes.txt").write_text("mine")
     (folder / "unchanged.json").write_text("{}")
+    accepted = (folder / "accepted.json").read_bytes() if story.history.accepted() else None
+    (folder / "accepted.json").write_text("{")
     (folder / whole[0].name.replace("-", "-0")).write_bytes(torn)
     history = story.history
     assert len(history.records()) == number - 1
     assert history.unchanged() is None
     assert len(history.faults) == 4
+    assert history.unchanged() is history.accepted() is None
+    assert len(history.faults) == 5
+    with pytest.raises(BadInput, match=r"'accepted': history/accepted\.json is damaged"):
+        history.find("accepted")
+    situation = situation_of(story.store, history)
+    (fell,) = findings(Rule.parse("sameness fell"), situation)
+    assert "history/accepted.json is damaged" in fell.says
     damaged = {one.file for one in verify(story.store, mark=False).damage}
     assert {f"history/{whole[1].name}", "history/unchanged.json"} <= damaged
     assert story.look() is not None
     whole[1].write_bytes(torn)
+    (folder / "accepted.json").unlink()
+    if accepted:
+        (folder / "accepted.json").write_bytes(accepted)
     assert len(story.history.records()) == number
 
 

@@ -61,18 +61,36 @@ def test_what_a_killed_step_wrote_is_its_own(tmp_path, tables):
     assert killed.unchanged("explain") == [tables, tmp_path / "new"]
 
 
-def test_a_folder_that_was_moved_keeps_what_it_remembers(tmp_path):
-    weights, elsewhere = tmp_path / "out" / "weights" / "new", tmp_path / "elsewhere"
-    weights.parent.mkdir(parents=True)
-    weights.touch()
-    elsewhere.touch()
-    memo = Memo(tmp_path / "out")
-    memo.record("retrain", {}, {"weights": memo.place_of(weights)}, (weights, elsewhere))
-    moved = Memo((tmp_path / "out").rename(tmp_path / "moved"))
+@pytest.mark.parametrize("store", ["out/store", "elsewhere", "out/other", "out", "."])
+def test_a_folder_that_was_moved_keeps_what_it_remembers(tmp_path, store):
+    (tmp_path / "top").mkdir()
+    top = tmp_path / "top"
+    weights, table = top / "out/weights/new", top / store / "tables/a"
+    for file in (weights, table):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("A")
+    memo = Memo(top / "out", top / store)
+    memo.record("retrain", {}, {"weights": memo.place_of(weights)}, (weights, table))
+    top = top.rename(tmp_path / "moved")
+    moved = Memo(top / "out", top / store)
     outputs = moved.outputs("retrain", {})
-    assert moved.there(outputs["weights"]) == tmp_path / "moved" / "weights" / "new"
-    elsewhere.unlink()
+    assert moved.there(outputs["weights"]) == top / "out/weights/new"
+    assert moved.files("retrain") == [top / "out/weights/new", top / store / "tables/a"]
+    # Another store does not hold it, though the first is still there.
+    assert Memo(top / "out", top / "third").outputs("retrain", {}) is None
+    (top / store / "tables/a").unlink()
     assert moved.outputs("retrain", {}) is None
+
+
+def test_paths_of_a_store_elsewhere_as_earlier_versions_wrote_them(tmp_path):
+    table = tmp_path / "elsewhere/tables/a"
+    table.parent.mkdir(parents=True)
+    table.write_text("A")
+    (tmp_path / "out").mkdir()
+    Memo(tmp_path / "out").record("analyse", {}, {}, (table,))
+    assert str(table) in (tmp_path / "out/steps.json").read_text()
+    assert Memo(tmp_path / "out", tmp_path / "elsewhere").outputs("analyse", {}) == {}
+    assert Memo(tmp_path / "out", tmp_path / "third").outputs("analyse", {}) is None
 
 
 def test_forgets_what_lost_its_files(tmp_path, tables):

@@ -15,6 +15,7 @@ from changing_set import RIGHT, Place, without_prefect
 from alike.analysis import analyse as analysing
 from alike.extract.errors import BadInput
 from alike.extract.replacing import check_target
+from alike.flows import cli
 from alike.flows import run as whole_run
 from alike.flows.cli import main
 from alike.index.files import write_faiss
@@ -169,6 +170,23 @@ def test_a_store_that_cannot_be_written_is_noticed_before_the_work(place, alike,
             assert ended.value.code == 2
     finally:
         subprocess.run(["umount", read_only], check=True)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("code", "advice"), [(errno.ESTALE, "mount it again"), (errno.EMFILE, "ulimit -n")]
+)
+def test_a_mount_that_is_gone_is_one_line(code, advice, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code), "/mnt/photos")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    line = capsys.readouterr().err
+    assert (ended.value.code, line.count("\n")) == (1, 1)
+    assert f"/mnt/photos: {os.strerror(code)}; " in line
+    assert advice in line
 
 
 @pytest.mark.quick

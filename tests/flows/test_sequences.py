@@ -31,7 +31,7 @@ def assert_same(tables, fresh):
         )
 
 
-KINDS = ("add", "copy", "remove", "rename", "relabel", "corrupt", "restore", "setting")
+KINDS = ("add", "copy", "remove", "rename", "relabel", "corrupt", "restore", "setting", "store")
 CHANGES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 60)), min_size=1, max_size=5)
 
 
@@ -71,6 +71,8 @@ def begun(tmp_path_factory, tables_only):
 # A tap that left the settings again hid the images that came later from fits.
 @example(changes=[("setting", 4), ("setting", 4), ("add", 0), ("add", 1), ("add", 2)])
 @example(changes=[("add", 4), ("relabel", 2), ("relabel", 20), ("add", 5)])
+# Tables of another store were taken for those of this one.
+@example(changes=[("store", 0), ("add", 4), ("store", 0)])
 def test_any_sequence_ends_as_a_fresh_run(begun, tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("sequence")
     place = Place(folder)

@@ -2,8 +2,11 @@
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -12,10 +15,12 @@ import pytest
 from images import past_of
 
 from alike.extract.documents import read_npz
+from alike.extract.errors import BadInput
 from alike.extract.images import open_source, remembered
 from alike.extract.images.headers import KEPT_FROM
 from alike.extract.images.listing import list_source
 from alike.extract.images.remembered import same_listing
+from alike.extract.places import cache_folder
 
 N = KEPT_FROM
 ODD = {
@@ -145,6 +150,109 @@ def test_a_change_that_no_stamp_tells_is_found_with_its_headers(
     assert found.attrs["silent"] > 0
     assert found.to_dict() == fresh.to_dict()
     assert found["path"][0] == "set.tar/before.png"
+
+
+@pytest.mark.quick
+def test_links_of_a_tar_are_files_or_are_told(tmp_path: Path) -> None:
+    """As a folder of the same files has them; also where the headers were kept."""
+    file = tmp_path / "set.tar"
+    write(file, images(N))
+    with tarfile.open(file, "a") as tar:
+        for name, kind, to in [
+            ("hard.png", tarfile.LNKTYPE, "0003.png"),
+            ("cat/soft.png", tarfile.SYMTYPE, "../0004.png"),
+            ("cat/chain.png", tarfile.SYMTYPE, "soft.png"),
+            ("loop.png", tarfile.SYMTYPE, "loop.png"),
+            ("outside.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("before.png", tarfile.LNKTYPE, "later.png"),
+            ("later.png", tarfile.SYMTYPE, "0005.png"),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    for _ in range(2):
+        source = open_source(str(file))
+        assert len(list(source)) == N + 4
+        links = {"hard": 3, "cat/soft": 4, "cat/chain": 4, "later": 5}
+        for name, number in links.items():
+            of = source.read(f"set.tar/{number:04}.png")
+            assert source.read(f"set.tar/{name}.png") == of
+        assert "3 links of tars are left out: they lead to no file of their tar" in source.notes
+    fsspec.filesystem("memory").pipe_file("/links/set.tar", file.read_bytes())
+    remote = open_source("memory://links/set.tar")
+    assert all(remote.read(one.path) == source.read(one.path) for one in remote)
+
+
+@pytest.mark.quick
+def test_a_tar_that_ends_too_early_is_told(tmp_path: Path) -> None:
+    """Python's reader takes a damaged header, and the end of the first of two, for the end."""
+    file, other = tmp_path / "set.tar", tmp_path / "other.tar"
+    write(file, [(f"cat/{number}.png", b"%d" % number) for number in range(4)])
+    data = file.read_bytes()
+    with tarfile.open(file) as tar:
+        third = tar.getmember("cat/2.png").offset
+    for broken in (data[: third + 100], data[:third] + b"\xff" * 100 + data[third + 100 :]):
+        other.write_bytes(broken)
+        with pytest.raises(BadInput, match=f"the header at byte {third} is damaged"):
+            list(open_source(str(other)))
+    other.write_bytes(data[:third])
+    source = open_source(str(other))
+    assert len(list(source)) == 2
+    assert source.notes[-1].startswith("tars without the mark of their end: other.tar;")
+    other.write_bytes(data + data)
+    source = open_source(str(other))
+    assert len(list(source)) == 4
+    assert source.notes[-1].startswith("bytes behind the end of a tar are not read: of other.tar;")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs GNU tar")
+def test_a_sparse_file_of_a_tar_is_told(tmp_path: Path) -> None:
+    """Its bytes lie in pieces: those at its place are another image."""
+    image = tmp_path / "cat.png"
+    with image.open("wb") as opened:
+        opened.write(b"x" * 4096)
+        opened.seek(2**20)
+        opened.write(b"y" * 4096)
+    command = ["tar", "--sparse", "-cf", "set.tar", "cat.png", "cat.png"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/sparse/set.tar", (tmp_path / "set.tar").read_bytes())
+    for spec in (str(tmp_path / "set.tar"), "memory://sparse/set.tar"):
+        listed = list_source(open_source(spec))
+        assert listed["reason"].tolist() == ["a sparse file: pack its tar without --sparse"]
+
+
+@pytest.mark.quick
+def test_stamps_of_64_bits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some network filesystems give."""
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/cat/0.png").write_bytes(b"x")
+    write(tmp_path / "set.tar", images(N))
+    real = os.stat
+
+    def stat(file: Any, *given: Any, **more: Any) -> Any:
+        status = real(file, *given, **more)
+        numbers = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        numbers |= {"st_ino": 2**64 - 3, "st_mtime_ns": -(10**20)}
+        return SimpleNamespace(**numbers)
+
+    monkeypatch.setattr("alike.extract.images.source.os.stat", stat)
+    for spec in ("photos", "set.tar"):
+        first, _ = listing(str(tmp_path / spec))
+        assert same_listing(open_source(str(tmp_path / spec)), past_of(first)) == ""
+
+
+@pytest.mark.quick
+def test_a_user_without_a_home_has_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    write(tmp_path / "set.tar", images(N))
+    assert len(list(open_source(str(tmp_path / "set.tar")))) == N
+    with pytest.raises(BadInput, match="no home folder: name one by XDG_CACHE_HOME"):
+        cache_folder()
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
