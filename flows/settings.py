@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from alike.extract.errors import BadInput
-from alike.extract.images.tree import is_left_out
 from alike.extract.places import expanded
 from alike.extract.secrets import filled, hide, masked
 from alike.flows.mirror import FOLDERS as MIRRORED
@@ -144,11 +143,11 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
             )
     place = {"folder": base / expanded(pipeline.output.folder), "store": store, "mirror": mirror}
     for name in ("folder", "store"):
-        if place[name] is not None and _is_listed(str(place[name]), images.source, base):
+        if place[name] is not None and _is_source(str(place[name]), images.source, base):
             raise BadInput(
-                f"output.{name} = {str(getattr(pipeline.output, name))!r} lies in images.source = "
+                f"output.{name} = {str(getattr(pipeline.output, name))!r} is images.source = "
                 f"{pipeline.images.source!r}, so pictures of a run would be images of the next "
-                "one: name a place beside it, or one whose name begins with a dot"
+                "one: name a place beside it, or a folder in it"
             )
     output = pipeline.output.model_copy(update=place)
     human = pipeline.analyse.human
@@ -168,15 +167,11 @@ def _beside(network: NetworkSettings, base: Path) -> NetworkSettings:
     return network.model_copy(update={"name": name, "weights": _near(network.weights, base)})
 
 
-def _is_listed(place: str, source: str, base: Path) -> bool:
-    """Whether a folder or URL lies in the folder of the images, where a listing would find it."""
+def _is_source(place: str, source: str, base: Path) -> bool:
+    """Whether a folder or URL is that of the images; what lies in it is told from images."""
     if "://" in place or "://" in source:
-        top, _, rest = place.partition(f"{source.rstrip('/')}/")
-        return not top and "://" in source and not any(map(is_left_out, rest.split("/")))
-    inner, outer = (base / expanded(place)).resolve(), (base / expanded(source)).resolve()
-    if not outer.is_dir() or not inner.is_relative_to(outer):
-        return False
-    return not any(map(is_left_out, inner.relative_to(outer).parts))
+        return place.rstrip("/") == source.rstrip("/")
+    return (base / expanded(place)).resolve() == (base / expanded(source)).resolve()
 
 
 def _near(name: str, base: Path) -> str:

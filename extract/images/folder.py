@@ -16,6 +16,7 @@ from alike.extract.images.tree import (
     folders_note,
     has_subsets,
     is_left_out,
+    is_output,
     is_subset,
     named_as_subsets,
     placed,
@@ -135,6 +136,8 @@ class FolderSource:
                 f"folder {folder} cannot be listed ({error.strerror}): ask for the permission, or "
                 "move it out of the set"
             ) from error
+        if folder != self.root and is_output([name for name, _ in names]):
+            return []
         # By place, for a folder is listed again to know whether there are subsets.
         self._skipped |= {folder / name for name, is_dir in names if is_dir and is_left_out(name)}
         return [

@@ -23,6 +23,7 @@ from alike.extract.images.tree import (
     folders_note,
     has_subsets,
     is_left_out,
+    is_output,
     named_as_subsets,
     placed,
     shared_top,
@@ -166,7 +167,7 @@ class RemoteFolderSource:
                 is_folder = one["type"] == "directory"
                 stamp = None if is_folder else stamp_of_object(one)
                 entries.append(_Entry(whole.rsplit("/", 1)[-1], is_folder, stamp))
-        return entries
+        return [] if place and is_output([one.name for one in entries]) else entries
 
     def _unreadable(self, error: Exception) -> BadInput:
         reason = "no such folder" if isinstance(error, FileNotFoundError) else one_line(error)

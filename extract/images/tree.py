@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import takewhile
 
 SUBSET = re.compile(
@@ -24,6 +24,20 @@ Hidden folders (``.thumbnails``, ``.ipynb_checkpoints``) are none either.
 
 Folders = tuple[str, ...]
 """The folders that an image lies in, from the root down."""
+OUTPUTS = ({"store.json", "manifest"}, {"steps.json", "store"}, {"steps.json", "report.html"})
+"""Names of which all lie in a store, or in the output folder of a run."""
+
+
+def is_output(names: Collection[str]) -> bool:
+    """Whether these names lie in a store, or in the output folder of a run, and not in a set.
+
+    A set may hold them: what was made of images is none of them, whether it is there or not.
+
+    Example:
+        >>> is_output(["features.zarr", "manifest", "store.json"]), is_output(["cat", "dog"])
+        (True, False)
+    """
+    return any(one <= set(names) for one in OUTPUTS)
 
 
 def is_left_out(folder: str) -> bool:

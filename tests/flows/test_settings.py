@@ -169,25 +169,21 @@ def test_a_transform_is_checked_without_torch(tmp_path):
 @pytest.mark.parametrize(
     ("source", "output", "refused"),
     [
-        (".", "", "folder"),
-        (".", 'folder = "photos/out"', "folder"),
         ("photos", 'folder = "photos"', "folder"),
-        ("photos", 'store = "photos/store"', "store"),
-        ("s3://b/photos", 'store = "s3://b/photos/store"', "store"),
-        ("s3://b/photos/", 'store = "s3://b/photos/.store"', ""),
-        ("s3://b/photos", 'store = "s3://b/photos2"', ""),
-        (".", 'folder = ".out"\nstore = "s3://b/store"', ""),
+        ("photos", 'folder = "a/../photos/"', "folder"),
+        ("s3://b/photos/", 'store = "s3://b/photos"', "store"),
+        (".", "", ""),
+        ("photos", 'store = "photos/store"', ""),
+        ("s3://b/photos", 'store = "s3://b/photos/store"', ""),
         ("photos", 'folder = "photos2"', ""),
-        ("photos/set.tar", 'folder = "photos/out"', ""),
     ],
 )
-def test_outputs_are_not_where_images_are_looked_for(tmp_path, source, output, refused):
+def test_outputs_are_not_the_folder_of_the_images(tmp_path, source, output, refused):
     """Pictures of a run would be images of the next one."""
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/set.tar").touch()
     file = written(tmp_path, SMALL.replace("photos", source) + f"[output]\n{output}\n")
     if refused:
-        with pytest.raises(BadInput, match=f"^output.{refused} = .* lies in images.source = "):
+        with pytest.raises(BadInput, match=f"^output.{refused} = .* is images.source = "):
             read_pipeline(file)
     else:
         read_pipeline(file)

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -413,6 +414,34 @@ def test_names_that_a_damaged_description_lost_are_refused(metadata: bytes, tmp_
         source = open_source(str(tmp_path / "s.parquet"))
         assert [one.label for one in source] == ["1"]
         assert not notes_of(source)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [("store.json", "manifest/0"), ("steps.json", "store/x"), ("steps.json", "report.html")],
+)
+def test_what_was_made_of_images_is_none_of_them(
+    names: tuple[str, ...], remote: bool, tmp_path: Path
+) -> None:
+    """A store or the outputs of a run in the folder of a set change nothing."""
+    memory, root = fsspec.filesystem("memory"), f"outputs{tmp_path.name}{len(names[1])}"
+
+    def write(name: str) -> None:
+        memory.pipe_file(f"/{root}/{name}", DATA)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(DATA)
+
+    for name in ("cat/0.png", "dog/1.png", "dog/steps.json"):
+        write(name)
+    spec = f"memory://{root}/" if remote else str(tmp_path)
+    source = open_source(spec)
+    before = list(source), notes_of(source)
+    assert [one.label for one in before[0]] == ["cat", "dog"]
+    for name in (*names, "pictures/0.png", "explained/ape/1.png"):
+        write(f"alike-out/{name}")
+    source = open_source(spec)
+    assert (list(source), notes_of(source)) == before
 
 
 def test_labels_that_no_file_can_hold_are_refused(tmp_path: Path) -> None:
