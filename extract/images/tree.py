@@ -24,8 +24,10 @@ Hidden folders (``.thumbnails``, ``.ipynb_checkpoints``) are none either.
 
 Folders = tuple[str, ...]
 """The folders that an image lies in, from the root down."""
-OUTPUTS = ({"store.json", "manifest"}, {"steps.json", "store"}, {"steps.json", "report.html"})
-"""Names of which all lie in a store, or in the output folder of a run."""
+OUTPUT_MARK = ".alike-output"
+"""File in the output folder of a run, from its begin on."""
+OUTPUTS = ({OUTPUT_MARK}, {"store.json", "manifest"}, {"steps.json", "store"})
+"""Names of which all lie in a store, or in the output folder of a run (earlier: without mark)."""
 
 
 def is_output(names: Collection[str]) -> bool:

@@ -419,7 +419,7 @@ def test_names_that_a_damaged_description_lost_are_refused(metadata: bytes, tmp_
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize(
     "names",
-    [("store.json", "manifest/0"), ("steps.json", "store/x"), ("steps.json", "report.html")],
+    [("store.json", "manifest/0"), ("steps.json", "store/x"), (".alike-output", "prefect/0.db")],
 )
 def test_what_was_made_of_images_is_none_of_them(
     names: tuple[str, ...], remote: bool, tmp_path: Path
