@@ -186,16 +186,20 @@ class Forward:
         would not be those that their key promises.
 
         Raises:
-            BadInput: two passes of the same random frames differ by more than rounding, or those
-                of one frame beside others; or the network takes one image at a time only.
+            BadInput: a random frame gives features that differ by more than rounding beside
+                another one and beside itself; or the network takes one image at a time only.
         """
         generator = torch.Generator().manual_seed(0)
         frames = torch.randint(
             256, (REPEATED, 3, *self.size), dtype=torch.uint8, generator=generator
         )
         try:
-            first, second = self(frames), self(frames)
-            among_others = self(frames[[0] * REPEATED])
+            first, among_others = self(frames), self(frames[[0] * REPEATED])
+            rounding = ROUNDING if self.precision == "float32" else WIDE_ROUNDING
+            one = {name: np.repeat(values[:1], REPEATED, 0) for name, values in first.items()}
+            mixing = _differing(one, among_others, rounding)
+            # Only then: a network that draws at random differs too.
+            differing = _differing(first, self(frames), rounding) if mixing else []
         except AlikeError:
             raise
         # A network is anybody's code: one made for single images raises anything for two.
@@ -205,8 +209,6 @@ class Forward:
                 f"network {self.network.name} fails on a batch of {REPEATED} images ({reason}): it "
                 "must take several images at a time"
             ) from error
-        rounding = ROUNDING if self.precision == "float32" else WIDE_ROUNDING
-        differing = _differing(first, second, rounding)
         if differing:
             calls = random_calls(self.network.module, self.size)
             cause = f" (it calls {', '.join(calls)})" if calls else ""
@@ -215,12 +217,10 @@ class Forward:
                 f"images differ in {', '.join(differing)}{cause}; give functional.dropout "
                 "training=self.training, or draw random numbers from a generator with a fixed seed"
             )
-        one = {name: values[:1] for name, values in first.items()}
-        differing = _differing(one, {name: among_others[name][:1] for name in one}, rounding)
-        if differing:
+        if mixing:
             raise BadInput(
                 f"network {self.network.name} gives an image other features beside other images: "
-                f"{', '.join(differing)} differ; a BatchNorm with track_running_stats=False, or a "
+                f"{', '.join(mixing)} differ; a BatchNorm with track_running_stats=False, or a "
                 "mean over the batch, does that: give it fixed statistics"
             )
 

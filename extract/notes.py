@@ -63,6 +63,20 @@ def unturned_notes(count: int, of: str) -> list[str]:
     ]
 
 
+def set_notes(n_classes: int, unlabelled: int, total: int) -> list[str]:
+    """What a set lacks for scores.
+
+    Args:
+        n_classes: classes that it has.
+        unlabelled: images without a class.
+        total: images.
+    """
+    if unlabelled == total:
+        return ["no image has a class: neighbours work, scores and retraining need classes"]
+    lines = ["there is one class only: scores and retraining need two"] if n_classes == 1 else []
+    return lines + ([f"{unlabelled} of {total} images have no class"] if unlabelled else [])
+
+
 def only_some(features: Any) -> list[str]:
     """That only a part of the set is looked at, if so (see `Features.only`)."""
     return [f"only images of {features.where} are evaluated"] if features.where else []

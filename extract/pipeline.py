@@ -24,6 +24,7 @@ from alike.extract.notes import (
     SOURCE_NOTES,
     SelfCheck,
     flat_features,
+    set_notes,
     source_notes,
     tap_notes,
     unturned_notes,
@@ -308,6 +309,7 @@ def _report(
         notes=(
             *left_out,
             *listing_notes(listing),
+            *set_notes(table["label"].nunique(), int(table["label"].isna().sum()), len(table)),
             *unturned_notes(run.n_unturned, "computed"),
             *network.notes,
             *_older_features(run.extraction, store),

@@ -15,7 +15,7 @@ from alike.extract.errors import BadImage, BadInput
 from alike.extract.forward import REPEATED, Forward, array_names
 from alike.extract.images import ImageSource, decode, image_format, notes_of
 from alike.extract.networks import Network, find_taps
-from alike.extract.notes import flat_notes, unturned_notes
+from alike.extract.notes import flat_notes, set_notes, unturned_notes
 from alike.extract.selfcheck import GOOD_ENOUGH, preprocessing_warning
 
 MOST = 200
@@ -147,19 +147,12 @@ def preview(source: ImageSource, n_images: int = 32) -> Preview:
         turned=turned,
         bad=bad,
         notes=[
-            *_set_notes(len(classes), unlabelled, total),
+            *set_notes(len(classes), unlabelled, total),
             *_slow_notes(len(looked), len(chosen)),
             *unturned_notes(unknown, "looked at"),
             *notes_of(source),
         ],
     )
-
-
-def _set_notes(n_classes: int, unlabelled: int, total: int) -> list[str]:
-    if unlabelled == total:
-        return ["no image has a class: neighbours work, scores and retraining need classes"]
-    lines = ["there is one class only: scores and retraining need two"] if n_classes == 1 else []
-    return lines + ([f"{unlabelled} of {total} images have no class"] if unlabelled else [])
 
 
 def _facts(data: bytes) -> tuple[str, int, str]:
