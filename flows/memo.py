@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from alike.extract.documents import read_json_file, seal, unseal
 from alike.extract.errors import StoreBusy, StoreDamaged
 from alike.extract.identity import bytes_hash, file_hash
+from alike.flows.outputs import make_output
 
 if TYPE_CHECKING:
     from alike.extract.store import Files
@@ -260,9 +261,10 @@ def alone_in(
         waiting: called with a line before another one's end is waited for; None: refuse.
 
     Raises:
+        BadInput: the folder cannot be written.
         StoreBusy: another process has it, and it is not waited for.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output(folder)
     lock = FileLock(folder / f"{what}.lock")
     try:
         lock.acquire(blocking=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput, StoreFull
+from alike.flows.outputs import make_output
 
 if TYPE_CHECKING:
     from alike.flows.steps import PipelineRun
@@ -55,7 +56,7 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
         quiet: keep Prefect's log off the terminal.
 
     Raises:
-        BadInput: no server answers at `PREFECT_API_URL`.
+        BadInput: no server answers at `PREFECT_API_URL`, or the folder cannot be written.
         StoreFull: the disk has no room for it.
     """
     wanted = dict(ALWAYS)
@@ -72,6 +73,7 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
         os.environ.setdefault(name, value)
     # Prefect makes only the last folder of this path itself, and then waits for ever.
     home = Path(os.environ["PREFECT_HOME"])
+    make_output(folder)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     if free < LEAST_DISK:

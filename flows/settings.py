@@ -136,10 +136,12 @@ def _resolved(pipeline: Pipeline, base: Path) -> Pipeline:
     if mirror is not None and "://" not in mirror:
         mirror = str(base / expanded(mirror))
         own, copy = (base / expanded(pipeline.output.folder)).resolve(), Path(mirror).resolve()
-        if copy == own or any(copy.is_relative_to(own / name) for name in MIRRORED):
+        parts = [own / name for name in MIRRORED]
+        parts += [Path(store).resolve() if store and "://" not in store else own / "store"]
+        if copy == own or any(copy.is_relative_to(part) for part in parts):
             raise BadInput(
-                f"output.mirror = {pipeline.output.mirror!r}: this is what is copied there: name "
-                "another place"
+                f"output.mirror = {pipeline.output.mirror!r}: this is the store, or what is copied "
+                "there: name another place"
             )
     place = {"folder": base / expanded(pipeline.output.folder), "store": store, "mirror": mirror}
     for name in ("folder", "store"):

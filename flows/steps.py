@@ -88,13 +88,11 @@ class PipelineRun:
     _store: "Store | None" = None
 
     def __post_init__(self) -> None:
-        from alike.extract.images.tree import OUTPUT_MARK
         from alike.extract.places import expanded
         from alike.extract.store import remote_files
+        from alike.flows.outputs import make_output
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # What lies in the folder of the images must not be taken for some of them.
-        (self.folder / OUTPUT_MARK).touch()
+        make_output(self.folder)
         local = expanded(self.store_url.removeprefix("file://"))
         self.memo = Memo(self.folder, remote_files(self.store_url) or local)
         self.notes.extend(self.memo.notes)

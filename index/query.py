@@ -47,17 +47,22 @@ def check_k(k: Any) -> int:
     return number
 
 
-def check_finite(vectors: Float) -> None:
+def check_finite(vectors: Float, names: Sequence[str] | None = None) -> None:
     """Refuse vectors (Q, D) without a distance to anything.
+
+    Args:
+        vectors: of the queries.
+        names: of their images; None: they are told by their number.
 
     Raises:
         BadInput: names the first of them.
     """
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
+        at = int(np.argmin(finite))
+        what = f"vector {at} of {len(vectors)}" if names is None else f"the vector of {names[at]}"
         raise BadInput(
-            f"vector {int(np.argmin(finite))} of {len(vectors)} holds NaN, or a number beyond "
-            "float32: it has no distance to any image"
+            f"{what} holds NaN, or a number beyond float32: it has no distance to any image"
         )
 
 
@@ -176,6 +181,7 @@ class NeighbourIndex:
         k = check_k(k)
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
+        check_finite(vectors, [query.name for query in queries])
         rows = np.array([query.row for query in queries], dtype=np.int64)
         stored = self.lookup.labels(rows)
         labels = [label if row < 0 else own for row, own in zip(rows, stored, strict=True)]

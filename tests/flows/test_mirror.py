@@ -94,9 +94,9 @@ def test_a_run_copies_and_an_unchanged_one_makes_good(tmp_path, monkeypatch):
     file.write_text(file.read_text().replace("[output]\n", '[output]\nmirror = "site"\n'))
     monkeypatch.setattr(place, "write_settings", lambda _: file)
     other = file.with_name("other.toml")
-    for name in ("out", "out/reports/site", "out/../out/weights"):
+    for name in ("out", "out/reports/site", "out/../out/weights", "out/store/copy"):
         other.write_text(file.read_text().replace('"site"', f'"{name}"'))
-        with pytest.raises(BadInput, match=f"mirror = '{name}': this is what is copied"):
+        with pytest.raises(BadInput, match=f"mirror = '{name}': this is the store, or what is"):
             read_pipeline(other)
     other.write_text(file.read_text().replace('"site"', '"out/site"'))
     assert read_pipeline(other).output.mirror == str(tmp_path / "out" / "site")

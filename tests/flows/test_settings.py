@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from alike.extract.errors import BadInput
+from alike.flows.outputs import make_output
 from alike.flows.settings import parse_bytes, read_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -187,3 +188,9 @@ def test_outputs_are_not_the_folder_of_the_images(tmp_path, source, output, refu
             read_pipeline(file)
     else:
         read_pipeline(file)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(BadInput, match=r"^output\.folder .*file/out cannot be written \(Not a dir"):
+        make_output(tmp_path / "file" / "out")
