@@ -5,9 +5,10 @@ of 16 MiB stay in as many arenas as threads have decoded. Other C libraries have
 there nothing is done.
 """
 
-import ctypes
 from collections.abc import Callable
 from typing import TypeVar
+
+from alike.extract.machine import call_c, release_memory
 
 ARENA_MAX = -8
 """`M_ARENA_MAX` of glibc's malloc.h."""
@@ -20,12 +21,7 @@ Answer = TypeVar("Answer")
 
 def bound_arenas() -> None:
     """Let threads that are started from now on share two arenas."""
-    _call("mallopt", ARENA_MAX, ARENAS)
-
-
-def release_memory() -> None:
-    """Give the system all memory that is free."""
-    _call("malloc_trim", 0)
+    call_c("mallopt", ARENA_MAX, ARENAS)
 
 
 def releasing(pixels: int, question: Callable[[], Answer]) -> Callable[[], Answer]:
@@ -45,12 +41,3 @@ def releasing(pixels: int, question: Callable[[], Answer]) -> Callable[[], Answe
             release_memory()
 
     return asked
-
-
-def _call(name: str, *numbers: int) -> None:
-    try:
-        function = getattr(ctypes.CDLL(None), name)
-    # Windows names no library by None; only glibc has the functions.
-    except (AttributeError, OSError, TypeError):
-        return
-    function(*numbers)

@@ -15,7 +15,7 @@ from typing import Any
 
 from alike.analysis.blocks.product import one_thread_each
 from alike.analysis.blocks.statistic import MapBlocks
-from alike.extract.machine import usable_cores
+from alike.extract.machine import release_memory, usable_cores
 from alike.extract.progress import Progress, silent
 
 LARGE = 1 << 20
@@ -56,10 +56,15 @@ class Jobs:
             todo = list(items)
             started = time.monotonic()
             mapped = self._remote if self.remote else self._here
+            if len(todo) > 1:
+                # What the stage before freed, often hundreds of megabytes, would lie beside it.
+                release_memory()
             for done, answer in enumerate(mapped(function, todo), start=1):
                 rate = done / max(time.monotonic() - started, 1e-9)
                 progress(name, done, len(todo), f"{rate:.3g} blocks/s")
                 yield answer
+            if len(todo) > 1:
+                release_memory()
 
         return map_blocks
 
