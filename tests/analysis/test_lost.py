@@ -54,12 +54,12 @@ def test_two_networks_are_compared_where_both_have_the_map(tmp_path, make, write
     a = lose(write_features(tmp_path / "a", make(sizes=(20, 20))), (3, 4, 9))
     b = lose(write_features(tmp_path / "b", make(sizes=(20, 20))), (4, 11))
     table = compare(a, b, measure="map_cosine")
-    counts = {"images": 36, "of": 36, "lost": 4, "influence_of": 36, "people": []}
+    counts = {"images": 36, "of": 36, "lost": 4, "influence_of": 36, "people": [], "unmatched": []}
     assert table.attrs == {**counts, "at_end": ["accuracy"]}
     note, at_end = comparison_notes(table, "map_cosine")
     assert note.startswith("4 images are left out: one of the two has no")
     whole = compare(a, b)
-    counts = {"images": 40, "of": 40, "lost": 0, "influence_of": 40, "people": []}
+    counts = {"images": 40, "of": 40, "lost": 0, "influence_of": 40, "people": [], "unmatched": []}
     assert whole.attrs == {**counts, "at_end": whole.attrs["at_end"]}
     assert at_end.startswith("accuracy: one side is at an end")
     assert not any("left out" in note for note in comparison_notes(whole, "gap_cosine"))

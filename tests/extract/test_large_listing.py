@@ -80,12 +80,7 @@ class Numbered(AbstractFileSystem):
         return io.BytesIO("/".join(path.split("/")[-2:]).encode())
 
 
-def source_of_kind():
-    if kind == "folder at a URL":
-        fsspec.register_implementation("numbered", Numbered)
-        return open_source("numbered://bucket/photos")
-    if kind == "any":
-        return Source()
+def write():
     file = f"{folder}.{kind}"
     if kind == "parquet":
         with pq.ParquetWriter(file, pa.schema([("path", "string"), ("label", "string")])) as out:
@@ -97,8 +92,16 @@ def source_of_kind():
         with open(file, "w") as out:
             out.write("path,label\n")
             out.writelines(f"{name_of(i)},{name_of(i).partition('/')[0]}\n" for i in range(n))
+
+
+def source_of_kind():
+    if kind == "folder at a URL":
+        fsspec.register_implementation("numbered", Numbered)
+        return open_source("numbered://bucket/photos")
+    if kind == "any":
+        return Source()
     # There are no such files: what they hold is made up, who lists them is not.
-    source = open_source(file)
+    source = open_source(f"{folder}.{kind}")
     source.read, source.stamp = str.encode, stamp
     return source
 
@@ -109,7 +112,12 @@ def peak():
     return int(line.split()[1]) * 1024
 
 
-store, source, before = Store.open(folder, create=True), source_of_kind(), peak()
+store = Store.open(folder, create=True)
+if kind in ("parquet", "csv"):
+    write()
+# To open a table may load what to list it takes.
+before = peak()
+source = source_of_kind()
 for _ in range(2):
     with store.files.scratch() as scratch:
         past = past_listing(store, source, scratch)
