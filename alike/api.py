@@ -332,7 +332,7 @@ def neighbours(
     from alike.extract.replacing import check_target
     from alike.flows.indexing import build_missing
     from alike.index.filters import Among
-    from alike.index.query import NeighbourIndex, check_finite, check_k
+    from alike.index.query import NeighbourIndex, check_k, check_query_vectors
     from alike.index.show import fewer_than, neighbour_table, write_contact_sheet
     from alike.results import Answers
 
@@ -357,7 +357,7 @@ def neighbours(
             given = np.atleast_2d(images).astype(np.float32)
         # A shape of three dimensions is refused below.
         if given.ndim == 2:
-            check_finite(given)
+            check_query_vectors(given)
         vectors = _unit(opened, given) if given.ndim == 2 else given
         found = opened.query_vectors(
             vectors, k, weights_hash=opened.card.weights_hash, among=allowed, label=label

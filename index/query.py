@@ -47,7 +47,7 @@ def check_k(k: Any) -> int:
     return number
 
 
-def check_finite(vectors: Float, names: Sequence[str] | None = None) -> None:
+def check_query_vectors(vectors: Float, names: Sequence[str] | None = None) -> None:
     """Refuse vectors (Q, D) without a distance to anything.
 
     Args:
@@ -181,7 +181,7 @@ class NeighbourIndex:
         k = check_k(k)
         queries = self.read(images)
         vectors = self.vectors(queries, network=network)
-        check_finite(vectors, [query.name for query in queries])
+        check_query_vectors(vectors, [query.name for query in queries])
         rows = np.array([query.row for query in queries], dtype=np.int64)
         stored = self.lookup.labels(rows)
         labels = [label if row < 0 else own for row, own in zip(rows, stored, strict=True)]
@@ -226,7 +226,7 @@ class NeighbourIndex:
         if vectors.ndim != 2 or vectors.shape[1] != self.card.dimension:
             msg = f"vectors of shape {vectors.shape}: (Q, {self.card.dimension}) expected"
             raise BadInput(msg)
-        check_finite(vectors)
+        check_query_vectors(vectors)
         own = np.full(len(vectors), -1, dtype=np.int64) if rows is None else rows
         return self._answer(vectors, own, k, among, [label] * len(vectors), threads)
 

@@ -19,6 +19,7 @@ from alike.extract.images.tree import (
     is_output,
     is_subset,
     named_as_subsets,
+    outputs_note,
     placed,
     shown,
     subset_note,
@@ -47,7 +48,7 @@ class FolderSource:
         self.spec = str(self.root)
         self.options: dict[str, Any] = {} if subsets else {"subsets": False}
         self._subsets = subsets
-        self._skipped = set[Path]()
+        self._skipped, self._outputs = set[Path](), set[Path]()
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Listed]:
@@ -55,6 +56,7 @@ class FolderSource:
         rule, left_out, named, unlabelled = LabelRule(self.spec), list[str](), set[str](), 0
         classes = set[str]()
         self._skipped.clear()
+        self._outputs.clear()
         top = self._top()
         subsets = self._subsets and has_subsets(self._places(self.root.joinpath(*top)))
         n_top = len(top)
@@ -73,6 +75,7 @@ class FolderSource:
         lines += named_as_subsets(classes) if self._subsets and not subsets else []
         skipped = folders_note(shown(place.name) for place in self._skipped)
         self.notes = [*lines, *rule.notes, *filter(None, [left_out_note(left_out), skipped])]
+        self.notes += outputs_note(shown(place.name) for place in self._outputs)
 
     def _top(self) -> Folders:
         """Folders that all images share and that name no class: `shared_top`, by few folders."""
@@ -137,6 +140,7 @@ class FolderSource:
                 "move it out of the set"
             ) from error
         if folder != self.root and is_output([name for name, _ in names]):
+            self._outputs.add(folder)
             return []
         # By place, for a folder is listed again to know whether there are subsets.
         self._skipped |= {folder / name for name, is_dir in names if is_dir and is_left_out(name)}

@@ -89,7 +89,7 @@ class LabelRule:
             return self._one_of(list(value))
         if isinstance(value, Mapping):
             raise BadInput(
-                f"{self.spec}: label {shown(value)} is a mapping, not a class: {NAME_ONE}"
+                f"{self.spec}: label {excerpt(value)} is a mapping, not a class: {NAME_ONE}"
             )
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
@@ -114,7 +114,7 @@ class LabelRule:
 
     def _one_of(self, values: list[Any]) -> str | None:
         if len(values) > 1 and not self.first:
-            raise BadInput(f"{self.spec}: an image with the labels {shown(values)}: {WAY_OUT}")
+            raise BadInput(f"{self.spec}: an image with the labels {excerpt(values)}: {WAY_OUT}")
         return self(values[0]) if values else None
 
     def _named(self, number: float) -> str | None:
@@ -232,11 +232,11 @@ def text_of(value: Any, spec: str, what: str) -> str:
             return value.decode()
         except UnicodeDecodeError as error:
             raise BadInput(
-                f"{spec}: {what} {shown(value)} is not UTF-8: write the {what}s as UTF-8"
+                f"{spec}: {what} {excerpt(value)} is not UTF-8: write the {what}s as UTF-8"
             ) from error
     if not isinstance(value, _NAMES):
         raise BadInput(
-            f"{spec}: {what} {shown(value)} is of the type {type(value).__name__}: a text or a "
+            f"{spec}: {what} {excerpt(value)} is of the type {type(value).__name__}: a text or a "
             f"number is expected; name another column, or write the {what}s as texts"
         )
     return str(value)
@@ -249,16 +249,18 @@ def check_text(name: str, spec: str, what: str) -> None:
         BadInput: it has one.
     """
     if "\0" in name:
-        raise BadInput(f"{spec}: {what} {shown(name)} holds a zero byte: write the {what}s as text")
+        raise BadInput(
+            f"{spec}: {what} {excerpt(name)} holds a zero byte: write the {what}s as text"
+        )
     try:
         name.encode()
     except UnicodeEncodeError:
         raise BadInput(
-            f"{spec}: {what} {shown(name)} holds half a character: write the {what}s as UTF-8"
+            f"{spec}: {what} {excerpt(name)} holds half a character: write the {what}s as UTF-8"
         ) from None
 
 
-def shown(value: object) -> str:
+def excerpt(value: object) -> str:
     """A value for a message of one line: its beginning, if it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"

@@ -25,6 +25,7 @@ from alike.extract.images.tree import (
     is_left_out,
     is_output,
     named_as_subsets,
+    outputs_note,
     placed,
     shared_top,
     subset_note,
@@ -56,6 +57,7 @@ class RemoteFolderSource:
         self.options: dict[str, Any] = {} if subsets else {"subsets": False}
         self._subsets = subsets
         self._spool: Spool | None = None
+        self._outputs = list[str]()
         self.notes: list[str] = []
         try:
             self._files, top = filesystem_of(self.spec)
@@ -70,6 +72,7 @@ class RemoteFolderSource:
 
         rule, skipped, rest = LabelRule(self.spec), list[str](), list[str]()
         places = set[Folders]()
+        self._outputs.clear()
         # What the folders are is known when all were listed.
         spool = Spool(self._images(skipped, rest, places))
         n_top = shared_top(list(places))
@@ -89,6 +92,7 @@ class RemoteFolderSource:
         lines += named_as_subsets(classes) if self._subsets and not subsets else []
         left_out = left_out_note(rest)
         self.notes = [*lines, *rule.notes, *filter(None, [left_out, folders_note(skipped)])]
+        self.notes += outputs_note(self._outputs)
 
     def read(self, path: str) -> bytes:
         """The object's bytes."""
@@ -167,7 +171,10 @@ class RemoteFolderSource:
                 is_folder = one["type"] == "directory"
                 stamp = None if is_folder else stamp_of_object(one)
                 entries.append(_Entry(whole.rsplit("/", 1)[-1], is_folder, stamp))
-        return [] if place and is_output([one.name for one in entries]) else entries
+        if place and is_output([one.name for one in entries]):
+            self._outputs.append(place[-1])
+            return []
+        return entries
 
     def _unreadable(self, error: Exception) -> BadInput:
         reason = "no such folder" if isinstance(error, FileNotFoundError) else one_line(error)

@@ -1,4 +1,4 @@
-"""Parts of large objects, fetched one by one, or many at once where they are read in order.
+"""Byte ranges of large objects, requested one by one, or many at once where read in order.
 
 A request to an object store takes some 30 ms however little it brings: images that lie beside each
 other are fetched together where they are read one after the other, and alone where they are not.

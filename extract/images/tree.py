@@ -71,6 +71,12 @@ def folders_note(names: Iterable[str]) -> str | None:
     return f"hidden folders and folders of the system are left out: {listed}"
 
 
+def outputs_note(names: Iterable[str]) -> list[str]:
+    """A line that names the folders of outputs (`is_output`) that a listing left out, if any."""
+    listed = ", ".join(sorted(names))
+    return [f"stores and outputs of runs are no images and are left out: {listed}"] * bool(listed)
+
+
 def has_subsets(folders: Iterable[Folders]) -> bool:
     """Whether the folders at the top are subsets over class folders.
 

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pytest
 from changing_set import RIGHT, Place, without_prefect
 
@@ -200,3 +201,24 @@ def test_what_faiss_cannot_write_is_an_error_of_the_disk(tmp_path):
             write_faiss(index, target)
         if code is not None:
             assert (caught.value.errno, caught.value.filename) == (code, target)
+
+
+def test_outputs_in_the_folder_of_the_images_change_nothing(tmp_path, monkeypatch):
+    """A run whose explanations lie among its images gives what one beside them gives."""
+    without_prefect(monkeypatch)
+    place = Place(tmp_path, now={**RIGHT, "measures": ["gap_cosine"], "examples": 1})
+    write, names = place.write_settings, {"inside": "set/alike-out"}
+
+    def inside(folder):
+        file = write(folder)
+        file.write_text(file.read_text().replace(f'"{folder}"', f'"{names.get(folder, folder)}"'))
+        return file
+
+    monkeypatch.setattr(place, "write_settings", inside)
+    assert isinstance(place.run("inside"), dict)
+    assert list((tmp_path / "set/alike-out").rglob("*.png"))
+    place.add(place.files()[0].parent.name)
+    tables, fresh = place.run("inside"), place.run("beside")
+    assert tables.keys() == fresh.keys() >= {"scores", "neighbours"}
+    for name, table in fresh.items():
+        pd.testing.assert_frame_equal(tables[name], table, rtol=0, atol=0, obj=name)

@@ -368,6 +368,23 @@ class TestImages:
             assert sheet.height > 2 * 128
 
 
+def test_an_image_without_a_distance_is_named(opened, pictures, monkeypatch):
+    """Of one of two the network gives NaN; it had no neighbours, in silence."""
+    files = sorted((pictures / "images" / "red").iterdir())[:2]
+    encoder = opened.encoder(None)
+
+    def broken(images):
+        vectors = encoder(images)
+        vectors[1] = np.nan
+        return vectors
+
+    monkeypatch.setattr(opened, "encoder", lambda network: broken)
+    # Read as new images: stored ones take the vectors of the store.
+    data = [file.read_bytes() + b"new" for file in files]
+    with pytest.raises(BadInput, match=r"the vector of .* holds NaN, .* no distance to any image"):
+        opened.query(data, 3)
+
+
 def test_contact_sheet_of_images_that_are_gone(make_store, tmp_path):
     """An empty place for what cannot be read any more; the rest is shown."""
     store = make_store(n=30)
