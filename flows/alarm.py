@@ -13,9 +13,11 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from alike.flows.history import FOLDER, History, now
 from alike.flows.log_lines import Tell
 from alike.flows.memo import digest
 from alike.flows.names import store_resource
+from alike.flows.outputs import make_output
 from alike.flows.recording import last_good, paired
 from alike.flows.rules import Finding, Rule, Situation, findings
 
@@ -41,6 +44,8 @@ PAUSES = (1.0, 5.0)
 """Seconds before a webhook is tried again."""
 TIMEOUT = 30.0
 """Seconds that a receiver may take."""
+_SAID = 1 << 16
+"""Bytes that are read of what a command says on standard error."""
 STATUS = 3
 """Exit status of a command while an alarm is open."""
 _DELETE = "it is left out; delete it"
@@ -188,22 +193,42 @@ def findings_of(pipeline: "Pipeline", store: "Store") -> list[Finding]:
 def watch(pipeline: "Pipeline", store: "Store", tell: Tell) -> tuple[str, ...]:
     """Look at all rules at the end of a run, raise and deliver; returns a line for each open alarm.
 
-    The caller holds the output folder.
-
     Args:
         pipeline: the settings.
         store: that has the history.
         tell: called with every open alarm and failed delivery, as warnings, and with why a rule
             cannot be decided.
     """
-    present = findings_of(pipeline, store)
-    for one in present:
-        if one.holds is None:
-            tell(f"rule {one.rule!r} says nothing: {one.says}")
-    lines = tuple(one.line() for one in raise_alarms(pipeline, store, present, tell))
+    if not pipeline.alarm.when and not Alarms(store).all():
+        return ()
+    with alarms_held(pipeline):
+        present = findings_of(pipeline, store)
+        for one in present:
+            if one.holds is None:
+                tell(f"rule {one.rule!r} says nothing: {one.says}")
+        lines = tuple(one.line() for one in raise_alarms(pipeline, store, present, tell))
     for line in lines:
         tell(f"ALARM: {line}", level="warning")
     return lines
+
+
+@contextmanager
+def alarms_held(pipeline: "Pipeline") -> Iterator[None]:
+    """Hold the alarms of an output folder, so that two processes raise and deliver each once.
+
+    Not the folder itself: a run that hangs holds that, and is what `alike status` must tell.
+
+    Args:
+        pipeline: the settings.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
+    from filelock import FileLock
+
+    make_output(pipeline.output.folder)
+    with FileLock(pipeline.output.folder / "alarms.lock"):
+        yield
 
 
 def raise_alarms(
@@ -213,7 +238,7 @@ def raise_alarms(
 
     Args:
         pipeline: the settings.
-        store: whose output folder the caller holds.
+        store: that has the history; the caller has `alarms_held`.
         present: what every rule says.
         tell: called with every failed delivery, as a warning.
     """
@@ -279,21 +304,32 @@ def call(command: tuple[str, ...], message: dict[str, Any], folder: "Path | None
         AlikeError: it is not there, takes too long, or ends with another status than 0.
     """
     name = masked(command[0])
+    # Whatever the locale is, and whatever the program writes.
+    text = json.dumps(message, ensure_ascii=False).encode(errors="backslashreplace")
     try:
-        ended = subprocess.run(
-            list(command),
-            # Whatever the locale is, and whatever the program writes.
-            input=json.dumps(message, ensure_ascii=False).encode(errors="backslashreplace"),
-            env={**os.environ, "ALIKE_ALARM": message["id"]},
-            capture_output=True,
-            cwd=folder,
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        # Files, not pipes: a pipe has no end while a child that the program left behind holds it.
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+            given.write(text)
+            given.seek(0)
+            ended = subprocess.run(
+                list(command),
+                stdin=given,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env={**os.environ, "ALIKE_ALARM": message["id"]},
+                cwd=folder,
+                timeout=TIMEOUT,
+                check=False,
+            )
+            said.seek(0)
+            lines = said.read(_SAID)
+    except subprocess.TimeoutExpired:
+        # Its own text holds the arguments, which may be secrets.
+        raise AlikeError(f"command {name}: no end after {TIMEOUT:.0f} s") from None
+    except (OSError, ValueError) as error:
         raise AlikeError(masked(f"command {name}: {error}")) from None
     if ended.returncode:
-        stderr = " ".join(ended.stderr.decode(errors="backslashreplace").split())[-200:]
+        stderr = " ".join(lines.decode(errors="backslashreplace").split())[-200:]
         raise AlikeError(masked(f"command {name}: status {ended.returncode} {stderr}".rstrip()))
 
 

@@ -6,6 +6,7 @@ imported.
 
 import logging
 import multiprocessing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ def scheduled(path: str, settings: Overrides | None = None, rehash: bool = False
     if given:
         log(f"set for this run: {', '.join(sorted(flat(given)))}")
     collapse_late_runs(log)
-    done = None if rehash else unchanged_run(pipeline, log)
+    done = None
+    # The end of another run in the same folder is waited for below, or this one is skipped.
+    with suppress(StoreBusy):
+        done = None if rehash else unchanged_run(pipeline, log)
     if done is None:
         wait = pipeline.prefect.busy == "wait"
         try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alike.extract.errors import StoreBusy
+from alike.extract.errors import StoreBusy, StoreDamaged
 from alike.extract.progress import Progress
 from alike.extract.secrets import masked, masked_all
 from alike.extract.store import Store
@@ -22,6 +22,7 @@ from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import RunFile, alone_in, digest
+from alike.flows.mending import damaged_key, take_back
 from alike.flows.mirror import mirror
 from alike.flows.names import network_labels
 from alike.flows.orchestration import step
@@ -75,7 +76,7 @@ def run_settings_file(
     with alone_in(pipeline.output.folder, waiting=tell if wait else None):
         run = PipelineRun(pipeline, progress, tell=tell, rehash=rehash)
         try:
-            done = run_steps(run)
+            done = run_mended(run)
         except BaseException as error:
             _mask(error)
             record_failure(run, error)
@@ -86,6 +87,25 @@ def run_settings_file(
         leave(run, done, last.id if last else "")
         mirror(pipeline.output.folder, pipeline.output.mirror, tell)
         return replace(done, alarms=watch(pipeline, run.store(), tell))
+
+
+def run_mended(run: PipelineRun) -> Finished:
+    """`run_steps`; features that turn out damaged are taken back, and the steps begin again.
+
+    Raises:
+        StoreDamaged: something else is damaged, or it is so after it was made again.
+    """
+    mended: set[str] = set()
+    while True:
+        try:
+            return run_steps(run)
+        except StoreDamaged as error:
+            key = damaged_key(error)
+            line = "" if not key or key in mended else take_back(run, key)
+            if not line:
+                raise
+            mended.add(key)
+            run.begin_again(line)
 
 
 def run_steps(run: PipelineRun) -> Finished:
@@ -331,8 +351,9 @@ def _report(
         run=facts,
     )
     folder = run.folder / "reports"
-    write_dated(path, dated_name(folder, time.strftime("%Y-%m-%d-%H%M%S")))
-    drop_reports(folder, run.pipeline.keep.reports)
+    newest = dated_name(folder, time.strftime("%Y-%m-%d-%H%M%S"))
+    write_dated(path, newest)
+    drop_reports(folder, run.pipeline.keep.reports, newest)
 
 
 def dated_name(folder: Path, date: str) -> Path:
@@ -346,11 +367,20 @@ def dated_name(folder: Path, date: str) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def drop_reports(folder: Path, most: int | None) -> None:
-    """Delete the oldest dated reports beyond so many; other files in the folder stay."""
-    reports = sorted(
-        (one for one in folder.glob("*.html") if _DATED.fullmatch(one.name)),
-        key=lambda one: [int(number) for number in one.stem.split("-")],
-    )
+def drop_reports(folder: Path, most: int | None, newest: Path) -> None:
+    """Delete the oldest dated reports beyond so many; other files in the folder stay.
+
+    Args:
+        folder: of the reports.
+        most: that stay; None: all.
+        newest: the report of this run. One of a later date was written before it, by a clock that
+            was ahead, and goes first.
+    """
+
+    def age(report: Path) -> tuple[bool, list[int]]:
+        date = [int(number) for number in report.stem.split("-")]
+        return date <= [int(number) for number in newest.stem.split("-")], date
+
+    reports = sorted((one for one in folder.glob("*.html") if _DATED.fullmatch(one.name)), key=age)
     for one in reports[: len(reports) - most] if most else ():
         one.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """A settings file as a Prefect deployment that runs by the clock."""
 
 import asyncio
+import datetime
 import hashlib
 import os
 import socket
@@ -22,6 +23,8 @@ from alike.flows.sections import Pipeline
 from alike.flows.settings import read_pipeline
 
 _CRON = "--cron {!r}: expected five fields, such as '0 2 * * *' for every night at two"
+PLANNED = datetime.timedelta(seconds=10)
+"""In which a Prefect server plans the runs of a schedule that was registered."""
 
 
 def serve_schedule(
@@ -70,7 +73,8 @@ def serve_schedule(
         if ours:
             os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
         schedule = _schedule(cron, zone)
-        tell(f"{settings}: {cron} in {zone}; next {_next_run(cron, zone)}; deployment alike/{name}")
+        told = _next_run(cron, zone)
+        tell(f"{settings}: {cron} in {zone}; next {told}; deployment alike/{name}")
         log = pipeline.output.folder / "prefect" / "server.log"
         server = start_server(port, log) if ours else None
         from prefect.types.entrypoint import EntrypointType
@@ -87,12 +91,19 @@ def serve_schedule(
         if work_pool is None:
             from alike.flows.serving import serve
 
-            serve(scheduled, deployed, one_at_a_time(pipeline), server)
+            serve(
+                scheduled,
+                deployed,
+                one_at_a_time(pipeline),
+                server,
+                registered=lambda: _tell_if_late(told, cron, zone, tell),
+            )
             return
         limit = one_at_a_time(pipeline)
         _register(
             scheduled.to_deployment(**deployed, concurrency_limit=limit, work_pool_name=work_pool)
         )
+        _tell_if_late(told, cron, zone, tell)
         tell(f"registered; `prefect worker start --pool {work_pool}` runs it")
 
 
@@ -202,8 +213,33 @@ def _schedule(cron: str, zone: str) -> Any:
         raise BadInput(_CRON.format(cron)) from error
 
 
-def _next_run(cron: str, zone: str) -> str:
+def _tell_if_late(
+    told: str,
+    cron: str,
+    zone: str,
+    tell: Callable[[str], object],
+    now: datetime.datetime | None = None,
+) -> None:
+    """Correct what was said of the first run, if the server may have skipped it.
+
+    A server plans no run for a time before it knows the schedule, which it looks at every few
+    seconds; to start it takes up to a minute.
+
+    Args:
+        told: the run that was said to be the next.
+        cron: the schedule.
+        zone: of it.
+        tell: called with a line if another run may be the first.
+        now: None: the time.
+    """
+    now = datetime.datetime.now(datetime.UTC) if now is None else now
+    sure = _next_run(cron, zone, now + PLANNED)
+    if sure != told:
+        tell(f"the server may have been late for the run of {told}; next for sure {sure}")
+
+
+def _next_run(cron: str, zone: str, start: datetime.datetime | None = None) -> str:
     from prefect.server.schemas.schedules import CronSchedule
 
-    (when,) = asyncio.run(CronSchedule(cron=cron, timezone=zone).get_dates(1))
+    (when,) = asyncio.run(CronSchedule(cron=cron, timezone=zone).get_dates(1, start))
     return when.strftime("%Y-%m-%d %H:%M %z")

@@ -58,7 +58,11 @@ class _Runner(Runner):
 
 
 def serve(
-    flow: Any, deployed: dict[str, Any], limit: Any, server: subprocess.Popen[bytes] | None
+    flow: Any,
+    deployed: dict[str, Any],
+    limit: Any,
+    server: subprocess.Popen[bytes] | None,
+    registered: Callable[[], object] = lambda: None,
 ) -> None:
     """Serve a flow until the process is told to end, or its server ends.
 
@@ -67,9 +71,11 @@ def serve(
         deployed: name, schedule, parameters and tags of the deployment.
         limit: how many of its runs go on at a time.
         server: that was started for it; None if it is somebody else's.
+        registered: called when the server knows the schedule.
     """
     runner = _Runner(name=deployed["name"], pause_on_shutdown=True)
     served: Any = runner.add_flow(flow, concurrency_limit=limit, **deployed)
+    registered()
     deployment: UUID = served
     ending = _Ending(deployment, server)
     runner.end = ending.end

@@ -129,6 +129,14 @@ class PipelineRun:
         yield
         self.seconds[name] = time.perf_counter() - started
 
+    def begin_again(self, why: str) -> None:
+        """Forget what the steps will note again, and say why they begin again; times are kept."""
+        self.reused.clear()
+        self.files.clear()
+        self.notes[:] = self.memo.notes
+        self.reasons.append(masked(why))
+        self.tell(why, level="warning")
+
     def explain(self, name: str, reason: str) -> None:
         """Say that a step runs, and why, before it does."""
         self.reasons.append(f"{name}: {reason}")

@@ -241,9 +241,15 @@ def _check_stored(features: FeatureRows, measure: Measure) -> None:
 
 def missing_tap(name: str, absent: Sequence[str], features: Any) -> str:
     """The message that a measure lacks taps, with the command that adds them."""
+    modules = [module for _, at, module in (one.partition("@") for one in absent) if at]
+    hint = ""
+    if modules:
+        # Only the network knows its modules, and it is not loaded here.
+        stored = ", ".join(one for one in features.arrays if "@" in one) or "none"
+        hint = f", if the network has a module {modules[0]}; layers that are stored: {stored}"
     return (
         f"measure {name} needs {', '.join(absent)}, not stored in {features.key}: add it by "
-        f"`{extract_again(features, absent)}`"
+        f"`{extract_again(features, absent)}`{hint}"
     )
 
 

@@ -15,6 +15,8 @@ from .forgotten import unfinished as unfinished
 from .forgotten import would_forget as would_forget
 from .layout import remote_files as remote_files
 from .manifest import is_placeholder as is_placeholder
+from .older import older_files as older_files
+from .older import upgrade as upgrade
 from .purge import purge_removed as purge_removed
 from .remote import RemoteFiles as RemoteFiles
 from .store import Store as Store

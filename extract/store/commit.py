@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alike.extract.errors import StoreDamaged
+from alike.extract.documents import damaged
 from alike.extract.store.arrays import UNIT, ArraySpec, check_rows, shard_bytes
 from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
@@ -185,7 +185,8 @@ def _joined(
     committed = group.verified(record, name)
     if committed is None:
         place = group.place(name, record.unit)
-        raise StoreDamaged(f"{place} is not what was recorded; run `alike store verify`")
+        fault = "it is not what was recorded"
+        raise damaged(place, fault, "run `alike store verify`")
     rows = np.concatenate([committed[: first - lo], new_rows])
     stays = len(committed) == first - lo
     return _Shard(rows, stays or row_hash(rows[: len(committed)]) == record.arrays[name].hash)

@@ -24,7 +24,7 @@ class Event:
 
     Attributes:
         event: `created`, `listed`, `laid out`, `damaged`, `cleaned`, `dropped`, `imported`,
-            `trained`, `forgotten`, `purged`.
+            `trained`, `forgotten`, `purged`, `upgraded`.
         key: the extraction that it concerns, or nothing.
         note: what happened, one line.
     """

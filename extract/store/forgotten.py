@@ -25,6 +25,7 @@ from alike.extract.store.constants import FITTED
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import PARTIAL
+from alike.extract.store.layout import KEPT
 from alike.extract.store.locks import Lock, require_writable
 from alike.extract.store.manifest import placeholder
 from alike.extract.store.rewrite import Rewritten, settle_ids, take_out
@@ -36,11 +37,12 @@ FORGOTTEN = "forgotten"
 """State of the row of an image that was forgotten."""
 _NAMES_IMAGES = ("manifest", "features.zarr", "ledger", "twins", "tags", "listing")
 """Folders whose files name images or hold their features; here half-written ones go too."""
-_MADE_OF_FEATURES = ("index", "tables", "maps", "explanations", "runs", "cache")
-"""Folders of what is made anew."""
+_MADE_OF_FEATURES = ("index", "tables", "maps", "explanations", "runs", "cache", KEPT)
+"""Folders of what is made anew, and of copies that an upgrade has not deleted yet."""
 _TRAINED = "trained_images.parquet"
 """A table of images that is not made of features."""
 _WAY_OUT = "delete it if no image was to be forgotten"
+_CANNOT = "images cannot be forgotten"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def forget_rows(store: Store, rows: Sequence[int], names: Sequence[str] = ()) ->
     every = tuple(sorted({int(row) for row in rows}))
     ids = tuple(str(store.image_ids(row, row + 1)[0]) for row in every)
     marked = Forgetting(every, ids, tuple(names))
-    with _alone(store) as keys:
+    with alone(store, _CANNOT) as keys:
         _check_readable(store, keys)
         store.write_file(MARK, sealed_json(asdict(marked)))
         return _carry_out(store, marked, keys)
@@ -134,7 +136,7 @@ def finish_forgetting(store: Store) -> ForgetReport | None:
     """
     if unfinished(store) is None:
         return None
-    with _alone(store) as keys:
+    with alone(store, _CANNOT) as keys:
         marked = unfinished(store)
         if marked is None:
             return None
@@ -143,15 +145,26 @@ def finish_forgetting(store: Store) -> ForgetReport | None:
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[list[str]]:
-    """Hold all that could write what is deleted; gives the keys of all extractions."""
+def alone(store: Store, cannot: str) -> Iterator[list[str]]:
+    """Hold all that could write features, tables of images and indexes meanwhile.
+
+    Args:
+        store: the store.
+        cannot: what is refused while another process works, for the message.
+
+    Yields:
+        Keys of all extractions.
+
+    Raises:
+        StoreBusy: another process does.
+    """
     require_writable(store.files)
     with ExitStack() as stack:
         stack.enter_context(store.brief_lock("listing"))
         keys = sorted({*store.groups(), *store.recorded()})
         for key in keys:
             stack.enter_context(store.lock(key))
-        store.refuse_while_extracting("images cannot be forgotten")
+        store.refuse_while_extracting(cannot)
         if store.root_path is not None:
             for place in sorted(store.root_path.glob("index/*/*/lock")):
                 lock = stack.enter_context(place.open("a", encoding="utf-8"))
@@ -159,8 +172,8 @@ def _alone(store: Store) -> Iterator[list[str]]:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise StoreBusy(
-                        f"another process builds the index in {place.parent}: images cannot be "
-                        "forgotten before it ends"
+                        f"another process builds the index in {place.parent}: {cannot} before it "
+                        "ends"
                     ) from None
         else:
             for name in sorted(store.files.listing("locks")):

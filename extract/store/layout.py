@@ -29,6 +29,8 @@ from alike.extract.store.metadata import (
 from alike.extract.store.remote import RemoteFiles
 
 _SCHEMA = "alike-store/1"
+KEPT = "before-upgrade"
+"""Folder of the files that an upgrade replaces, until the whole store has verified."""
 _SAME = ("weights_hash", "transform", "precision")
 """What decides a feature's value: a group never mixes two of any."""
 

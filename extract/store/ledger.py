@@ -60,6 +60,11 @@ class Committed:
         """What the shard may hold now: one of these."""
         return (self,) if self.after is None else (self.after, self)
 
+    @property
+    def is_older(self) -> bool:
+        """Whether an earlier version wrote it: the checksums of its chunks are not known."""
+        return bool(self.stored) and not self.chunks and self.after is None
+
 
 @dataclass(frozen=True)
 class Record:
@@ -84,6 +89,11 @@ class Record:
     key: str = ""
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict)
     ids_after: str = ""
+
+    @property
+    def is_older(self) -> bool:
+        """Whether an earlier version wrote it, which named no group and no checksums of chunks."""
+        return not self.key or any(one.is_older for one in self.arrays.values())
 
     @property
     def lo(self) -> int:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from alike.extract.documents import (
     INTEGER,
+    SEAL,
     TEXT,
     damaged,
     need_columns,
@@ -340,6 +341,32 @@ class Manifest:
                 faults.append((error.file, error.fault))
         return faults
 
+    def unsealed(self) -> list[str]:
+        """Give the segments and the view that have no seal: a version before seals wrote them."""
+        view = [VIEW] if self.view_stamp() is not None else []
+        places = [*(f"{FOLDER}/{name}" for name in self._segments()), *view]
+        return [place for place in places if SEAL not in self._files.read(place)]
+
+    def seal(self, place: str) -> None:
+        """Write a segment or the view with a seal and checksums; what it says stays.
+
+        Raises:
+            StoreDamaged: it cannot be read, or not as it was once it is written anew.
+        """
+        if place == VIEW:
+            table, like = self._read_view(), _VIEW_LIKE
+        else:
+            table, _ = read_table(self._files.read(place), place, _RESTORE)
+            like = _SEGMENT_LIKE
+        batches = pa.Table.from_pandas(table, preserve_index=False).to_batches()
+        with self._files.scratch() as scratch:
+            file = scratch / f"{uuid.uuid4().hex}{PARTIAL}"
+            write_parquet(file, like, len(table), place, batches)
+            again, _ = read_table(file.read_bytes(), place, _RESTORE)
+            if _values(table) != _values(again):
+                raise damaged(place, "it changes when it is written anew", _RESTORE)
+            self._files.put(place, file)
+
     def _segment(self, name: str, first: int | None) -> pa.ChunkedArray:
         """Read the image ids of a segment, which must begin at row `first` (None: any)."""
         place = f"{FOLDER}/{name}"
@@ -362,6 +389,13 @@ class Manifest:
             if name != wanted:
                 raise damaged(f"{FOLDER}/{wanted}", "is missing", _RESTORE)
         return {name: stamps[name] for name in names}
+
+
+def _values(table: pd.DataFrame) -> dict[str, list[object]]:
+    """The columns of a table as lists, None for what is missing."""
+    plain = table.astype(object)
+    values: dict[str, list[object]] = plain.where(table.notna(), None).to_dict("list")
+    return values
 
 
 def listed_batches(listing: pd.DataFrame) -> pa.Table:
@@ -495,7 +529,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 def _names(table: pd.DataFrame, column: str) -> pd.Series:
     """A column of names, None where there is none; a view of version 0.1 has no subsets."""
     if column not in table:
-        return pd.Series(None, table.index, dtype=object)
+        return pd.Series(np.full(len(table), None, dtype=object), table.index, dtype=object)
     # Few names for many images: each is one object.
     codes, names = pd.factorize(table[column])
     return pd.Series(np.array([*names, None], dtype=object)[codes], table.index, dtype=object)

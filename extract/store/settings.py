@@ -69,6 +69,11 @@ def write_settings(files: Files, settings: Mapping[str, Any]) -> None:
     files.write(SETTINGS, data)
 
 
+def is_sealed(files: Files) -> bool:
+    """Whether settings have a seal and a copy; those of an earlier version have neither."""
+    return _SEAL in read_settings(files) and files.size(COPY) is not None
+
+
 def settings_faults(files: Files) -> list[tuple[str, str, str]]:
     """Give (file, what is wrong with it, what to do) of the settings and of their copy."""
     faults = []

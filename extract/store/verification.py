@@ -26,6 +26,7 @@ from alike.extract.store.events import FOLDER as LOG
 from alike.extract.store.events import NAME, Event, event_faults, events, note
 from alike.extract.store.features import Features
 from alike.extract.store.forgotten import MARK, unfinished
+from alike.extract.store.layout import KEPT
 from alike.extract.store.ledger import Record, row_hash
 from alike.extract.store.locks import holder_of, require_writable
 from alike.extract.store.manifest import REMOVED, VIEW
@@ -116,18 +117,20 @@ def verify(
         damage += [*_settings_damage(store, mark), *_manifest_damage(store), *_file_damage(store)]
         damage += [*_twin_damage(store), *_unfinished_forgetting(store)]
         notes += _stray_files(store)
+        notes += _unfinished_upgrade(store)
     units = rows = size = 0
     for one in wanted if key is None else [key]:
         features, faults = _opened(store, one)
         damage += faults
         if features is None:
             continue
-        damage += _broken_constants(features)
+        damage += _broken_constants(features, mark)
         damage += _broken_records(features, mark)
         lost, notes_of_loss = _lost_records(features)
         damage += lost
         records_lost = any(one.reason == "is missing" for one in lost)
         notes += [*notes_of_loss, *_unsealed(store, one), *_unsealed_constants(features)]
+        notes += _older_records(features)
         records = list(features.ledger.sound().values())
         damaged: dict[int, list[tuple[str, Damage]]] = {}
         for done, (record, unit_faults) in enumerate(_checked(features, records), 1):
@@ -218,7 +221,7 @@ def _unsealed(store: Store, key: str) -> list[str]:
         return []
     return [
         f"{key} was written by an earlier version: its attributes have no seal, so an altered "
-        "one is not noticed; the next `alike extract` of it seals them"
+        f"one is not noticed; `{command_at('store upgrade', store)}` seals them"
     ]
 
 
@@ -228,7 +231,19 @@ def _unsealed_constants(features: Features) -> list[str]:
         return []
     return [
         f"the classifier of {features.key} was written by an earlier version: its constants are "
-        "not sealed, so one that is gone is not noticed; the next `alike extract` of it seals them"
+        "not sealed, so one that is gone is not noticed; "
+        f"`{command_at('store upgrade', features.store)}` seals them"
+    ]
+
+
+def _older_records(features: Features) -> list[str]:
+    older = sum(record.is_older for record in features.ledger.sound().values())
+    if not older:
+        return []
+    return [
+        f"{older} records of {features.key} were written by an earlier version: they hold no "
+        "checksums of chunks, so a whole shard of other rows is read as good; "
+        f"`{command_at('store upgrade', features.store)}` adds them"
     ]
 
 
@@ -404,6 +419,14 @@ def _unfinished_forgetting(store: Store) -> list[Damage]:
     return [Damage("", MARK, "", reason, f"run `{command}`: it ends it")]
 
 
+def _unfinished_upgrade(store: Store) -> list[str]:
+    kept = store.files.walk(KEPT)
+    if not kept:
+        return []
+    command = command_at("store upgrade", store)
+    return [f"an upgrade was cut off, which harms nothing: `{command}` ends it"]
+
+
 def _twin_repair(store: Store, place: str) -> str:
     if place == TRAINED:
         return "bring it back from a copy: it says which images were trained on"
@@ -435,7 +458,8 @@ _MADE: tuple[tuple[str, str, Callable[[bytes, str, str], object], str], ...] = (
 """Folder, ending, reader and repair of what later steps make, of records of runs, of listings."""
 
 
-def _broken_constants(features: Features) -> list[Damage]:
+def _broken_constants(features: Features, mark: bool) -> list[Damage]:
+    """Check the constants of a group; with `mark` those that a measure fitted go if broken."""
     damage = []
     for name in features.constants():
         try:
@@ -444,6 +468,9 @@ def _broken_constants(features: Features) -> list[Damage]:
             place = f"constants/{features.key}/{name}.npz"
             sealed = name in sealed_in(features.attrs)
             repair = _DESCRIBE if sealed else "delete it and run again"
+            if mark and name.startswith(FITTED):
+                features.store.remove_file(place)
+                repair = "it was deleted: the next analysis fits it again"
             damage.append(Damage(features.key, place, "", error.fault, repair))
     return damage
 

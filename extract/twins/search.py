@@ -37,7 +37,8 @@ class TwinSearch:
         unsigned: images of the set that have none: they were extracted by an earlier version, or
             their signatures are damaged.
         links: pairs of twins among all images.
-        plain: images of those searched for which no twin can be seen: too small, or flat.
+        plain: images of the set for which no twin can be seen: too small, or flat.
+        images: of the set.
         left: whether the set is so large that the search is left to `alike twins`.
         command: that searches the store.
     """
@@ -46,6 +47,7 @@ class TwinSearch:
     unsigned: int
     links: int
     plain: int = 0
+    images: int = 0
     left: bool = False
     command: str = "alike twins"
 
@@ -62,8 +64,8 @@ class TwinSearch:
             )
         if self.plain:
             notes.append(
-                f"{self.plain} new images are smaller than {SMALLEST} pixels or flat: they are "
-                "taken to have no twins"
+                f"{self.plain} of {self.images} images are smaller than {SMALLEST} pixels or flat: "
+                "they are taken to have no twins"
             )
         return tuple(notes)
 
@@ -92,7 +94,7 @@ def search_twins(
             len(searched_rows), len(unsigned_rows(store, bad)), len(links), left=True,
             command=command_of("twins", store),
         )  # fmt: skip
-    plain, already_plain = 0, store.plain_rows()
+    already_plain = store.plain_rows()
     if len(np.setdiff1d(_signed_rows(store), searched_rows)) or (
         already_plain is None and len(searched_rows)
     ):
@@ -102,7 +104,6 @@ def search_twins(
         new = np.flatnonzero(~np.isin(rows, searched_rows))
         fresh = new if already_plain is not None else np.arange(len(rows))
         featureless = np.union1d(rows[fresh[flat(thumbnails[fresh])]], np.setdiff1d(every, rows))
-        plain = len(np.setdiff1d(featureless, searched_rows))
         if already_plain is not None:
             featureless = np.union1d(featureless, already_plain)
         pairs = find_links(
@@ -115,8 +116,10 @@ def search_twins(
         searched_rows = np.unique(np.concatenate([searched_rows, every]))
         store.keep_links(links, searched_rows, featureless)
     store.assign_sides()
+    rows, plain_rows = _set_rows(store), store.plain_rows()
+    plain = 0 if plain_rows is None else int(np.isin(rows, plain_rows).sum())
     return TwinSearch(
-        len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain,
+        len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain, len(rows),
         command=command_of("twins", store),
     )  # fmt: skip
 

@@ -34,10 +34,10 @@ def status(
     """
     from dataclasses import asdict
 
-    from alike.flows.alarm import STATUS, Alarms, findings_of, raise_alarms
+    from alike.extract.errors import BadInput
+    from alike.flows.alarm import STATUS, Alarms, alarms_held, findings_of, raise_alarms
     from alike.flows.console import print_json
     from alike.flows.history import History
-    from alike.flows.memo import alone_in
     from alike.flows.recording import last_good
     from alike.flows.runs import store_of
     from alike.flows.settings import read_pipeline
@@ -45,7 +45,7 @@ def status(
     pipeline = read_pipeline(settings)
     store = store_of(str(settings))
     if notify:
-        with alone_in(pipeline.output.folder):
+        with alarms_held(pipeline):
             raise_alarms(pipeline, store, findings_of(pipeline, store), say)
     findings = findings_of(pipeline, store)
     history = History(store)
@@ -54,6 +54,8 @@ def status(
     failed = history.failed_since(records)
     raised = [one for one in Alarms(store).all() if one.open]
     alarmed = any(one.holds for one in findings)
+    if not (records or fresh or alarmed or history.faults):
+        raise BadInput(f"{settings} has no runs yet: run `alike run {settings}` first")
     if json:
         print_json(
             {

@@ -1,4 +1,4 @@
-"""`alike store …`: is it whole, what is in it, what happened to it, clean it up, move a group."""
+"""`alike store …`: is it whole, what is in it, clean it up, upgrade it, move a group."""
 
 import sys
 from typing import Annotated
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     commands.command("log")(log)
     commands.command("gc")(gc)
     commands.command("forget")(forget)
+    commands.command("upgrade")(upgrade)
     commands.command("export")(export)
     commands.command("import")(import_)
     app.add_typer(commands, name="store")
@@ -240,6 +241,50 @@ def forget(
         )
     for note in done.notes:
         sys.stdout.write(f"note: {note}\n")
+
+
+def upgrade(
+    url: Url,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which files would be written anew.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write what earlier versions wrote as this version does, with all its checks.
+
+    A store of every released version opens as it is. What has no seals or checksums is checked
+    less. Features stay as they are, and nothing is computed. The files before are kept until the
+    whole store has verified. The command may be killed and run again.
+
+    Example: `alike store upgrade pets.store --dry-run`
+    """
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from alike.extract.store import Store
+    from alike.extract.store import upgrade as upgrade_store
+
+    with progress_bars() as progress:
+        done = upgrade_store(Store.open(url), dry_run=dry_run, progress=progress)
+    if json:
+        print_json({"dry_run": dry_run, **asdict(done)})
+        return
+    if done.files:
+        table = pd.DataFrame([asdict(one) for one in done.files])
+        table["folder"] = table["file"].str.rpartition("/")[0].replace("", ".")
+        counted = table.groupby(["folder", "lacks"], sort=False)["file"].count().reset_index()
+        print_table(counted.rename(columns={"file": "files"})[["files", "folder", "lacks"]])
+    if done.finished:
+        sys.stdout.write(f"an upgrade was cut off before: {len(done.finished)} files of it\n")
+    if not (done.files or done.finished):
+        sys.stdout.write("nothing to upgrade: all files are as this version writes them\n")
+    elif dry_run:
+        sys.stdout.write(f"{len(done.files)} files would be written anew\n")
+    else:
+        sys.stdout.write(
+            f"{len(done.files)} files were written anew, and the whole store was verified\n"
+        )
 
 
 def export(

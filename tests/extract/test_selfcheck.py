@@ -61,7 +61,7 @@ def test_top1_and_a_warning_where_channels_are_swapped(
     assert report.top1 == 1.0
     # The images are flat on purpose, so none can have a twin.
     (note,) = report.notes
-    assert note.startswith("40 new images are smaller than 24 pixels or flat")
+    assert note.startswith("40 of 40 images are smaller than 24 pixels or flat")
     wrong = load_network(f"{tmp_path}/colours.py:swapped", str(tmp_path / "w.pth"))
     report = run(folder, wrong, store)
     assert report.top1 == 0

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from alike.flows import alarm
 from alike.flows.alarm import Alarms, findings_of, watch
 from alike.flows.cli import app
 from alike.flows.history import History, RunRecord, new_id
+from alike.flows.memo import alone_in
 from alike.flows.recording import failure
 from alike.flows.rules import Finding, Rule
 from alike.flows.settings import read_pipeline
@@ -314,3 +316,39 @@ def test_an_alarm_of_a_rule_that_was_taken_out_ends(place):
     assert [one.open for one in alarms.all()] == [True]
     alarms.update([], pipeline.alarm)
     assert [one.open for one in alarms.all()] == [False]
+
+
+@pytest.mark.quick
+def test_a_command_is_over_when_it_ends_though_its_child_goes_on(monkeypatch):
+    """A child that the program left behind has its outputs open; what it does is not waited for."""
+    monkeypatch.setattr(alarm, "TIMEOUT", 5.0)
+    left = "import subprocess; subprocess.Popen(['sleep', '6'])"
+    began = time.monotonic()
+    alarm.call((sys.executable, "-c", left), {"id": "abc"})
+    assert time.monotonic() - began < 5.0
+    monkeypatch.setattr(alarm, "TIMEOUT", 0.2)
+    with pytest.raises(AlikeError) as error:
+        alarm.call(("sh", "-c", "sleep 3", "verysecret"), {"id": "abc"})
+    assert str(error.value) == "command sh: no end after 0 s"
+
+
+def test_status_tells_of_a_run_that_hangs(place):
+    """Such a run holds the output folder; what is delivered meanwhile is not delivered again."""
+    pipeline, store = parts(place)
+    write(store, hours=30)
+    with alone_in(pipeline.output.folder):
+        assert command(place, "status", "--notify").exit_code == alarm.STATUS
+        assert log(place) == ["no good run for 26 h"]
+    watch(pipeline, store, Lines().say)
+    assert log(place) == ["no good run for 26 h"]
+
+
+@pytest.mark.quick
+def test_a_store_without_runs_is_no_state_of_all_is_well(place):
+    """As one that `alike extract` made."""
+    assert command(place, "status").exit_code == alarm.STATUS
+    text = (place / "p.toml").read_text().replace(', "no good run for 26 h"', "")
+    (place / "p.toml").write_text(text)
+    assert "has no runs yet" in str(command(place, "status", "--json").exception)
+    write(parts(place)[1])
+    assert command(place, "status").exit_code == 0

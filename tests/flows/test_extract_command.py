@@ -66,6 +66,8 @@ def test_the_command_of_a_missing_tap_can_be_pasted(place: Path) -> None:
     assert store.groups() == [features.key]
     assert store.features().attrs["class_names"] == ["a b", "c"]
     assert "last_conv" in store.features().arrays
+    with pytest.raises(BadInput, match=r"if the network has a module nowhere; .*stored: none"):
+        ready_measure(features, "gap_cosine@nowhere")
     # A command line has no room for these names: better the general words than others' names.
     features.attrs["class_names"] = ["a, b", "c"]
     with pytest.raises(BadInput, match=r"`alike extract \.\.\. --taps last_conv`"):

@@ -527,9 +527,13 @@ def test_only_old_reports_go(tmp_path):
     names = [f"2026-01-{day:02}-010000.html" for day in range(1, 8)]
     for name in (*names, "mine.html", "2025.html"):
         (tmp_path / name).write_text("x")
-    whole_run.drop_reports(tmp_path, None)
+    whole_run.drop_reports(tmp_path, None, tmp_path / names[6])
     assert len(list(tmp_path.iterdir())) == 9
-    whole_run.drop_reports(tmp_path, 3)
+    whole_run.drop_reports(tmp_path, 3, tmp_path / names[6])
+    assert {one.name for one in tmp_path.iterdir()} == {*names[4:], "mine.html", "2025.html"}
+    # One that a clock wrote that was ahead is older than that of now.
+    (tmp_path / "2099-01-01-010000.html").write_text("x")
+    whole_run.drop_reports(tmp_path, 3, tmp_path / names[6])
     assert {one.name for one in tmp_path.iterdir()} == {*names[4:], "mine.html", "2025.html"}
 
 
@@ -541,7 +545,7 @@ def test_reports_of_one_second_are_all_kept_and_the_first_goes_first(tmp_path):
     assert len(set(made)) == 11
     made.append(whole_run.dated_name(tmp_path, "2026-01-31-010001"))
     made[-1].write_text("x")
-    whole_run.drop_reports(tmp_path, 3)
+    whole_run.drop_reports(tmp_path, 3, made[-1])
     assert set(tmp_path.iterdir()) == set(made[-3:])
 
 

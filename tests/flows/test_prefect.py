@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from changing_set import Place
 from scheduled_service import lines_of
 
 from alike.analysis.stored import Analysis
+from alike.extract.documents import sealed_json
 from alike.extract.errors import BadInput, NoCluster, StoreBusy
 from alike.extract.store.store import Store
 from alike.flows import steps
@@ -31,6 +33,7 @@ from alike.flows.prefect_server import start_server, stop_server
 from alike.flows.schedule import deployment_name, one_at_a_time, serve_schedule
 from alike.flows.settings import Pipeline, read_pipeline
 from alike.flows.steps import PipelineRun
+from alike.flows.unchanged import FILE, Left, State
 
 ROOT = Path(__file__).parents[2]
 FULL = os.environ.get("ALIKE_FULL") == "1"
@@ -391,6 +394,11 @@ def test_a_second_run_of_a_store_waits_or_is_skipped(server, place):
     other.join(WAIT)
     assert lines[1:] == ["begun"]
     with alone_in(pipeline.output.folder):
+        state = scheduled(str(path), settings=skip, return_state=True)
+        assert state.name == "Skipped"
+        # Nor does one fail that asks first whether anything has changed since the last.
+        left = Left(State("", {}, {}), [], "", "", [], 0, [])
+        (pipeline.output.folder / FILE).write_bytes(sealed_json(asdict(left)))
         state = scheduled(str(path), settings=skip, return_state=True)
         assert state.name == "Skipped"
     assert server.read_global_concurrency_limit_by_name(limit_name(pipeline)).active_slots == 0

@@ -9,13 +9,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from alike.analysis.stored import Analysis
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.progress import silent
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows import retraining, steps
 from alike.flows import run as whole_run
 from alike.flows.decisions import Accepted, DecisionLog
+from alike.flows.history import History
 from alike.flows.run import run_settings_file
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import PipelineRun
@@ -284,3 +285,45 @@ def test_a_backup_that_is_restored_elsewhere_computes_nothing(place, tmp_path_fa
     assert verify(Store.open(elsewhere / "out" / "store"), mark=False).damage == ()
     finished = run_settings_file(elsewhere / "out.toml", silent)
     assert (finished.reused, finished.seconds) == (True, {})
+
+
+def flipped(file):
+    """One bit of a file is another."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+def test_damaged_features_are_computed_again_by_the_run_which_says_so(place):
+    """Of a shard, of a record, of a fitted measure; what is no feature's ends the run."""
+    measures = '["gap_cosine", "lda_cosine"]'
+    settings = {"images": 'source = "digits"\ntrain_share = 0.5', "folder": "out"}
+    text = SETTINGS.format(**{**RIGHT, **settings}).replace(
+        '["gap_cosine", "gap_euclid"]', measures
+    )
+    (place / "out.toml").write_text(text)
+    lines = []
+
+    def tell(line, level="info"):
+        lines.append((level, line))
+
+    done = run_settings_file(place / "out.toml", silent, tell)
+    store = Store.open(place / "out" / "store")
+    before = Analysis.load(store, done.key).tables
+    damages = (f"features.zarr/{done.key}/gap/c.0.0", f"ledger/{done.key}/00000000.json")
+    damages += (f"constants/{done.key}/measures/lda_cosine/rows.npz",)
+    for damaged in damages:
+        flipped(store.path(damaged))
+        # Made anew, so that the features are read.
+        (place / "out" / "steps.json").unlink()
+        lines.clear()
+        run_settings_file(place / "out.toml", silent, tell)
+        ((_, said),) = [one for one in lines if one[0] == "warning"]
+        assert said.startswith(f"features of {done.key} were damaged: {damaged} (")
+        assert said.endswith("; they are computed again")
+        assert said in History(store).records()[-1].reasons
+        assert verify(store, mark=False).damage == ()
+        assert_same(Analysis.load(store, done.key).tables, before)
+    store.path("manifest/seg-000000.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(StoreDamaged, match="seg-000000"):
+        run_settings_file(place / "out.toml", silent, tell)

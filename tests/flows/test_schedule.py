@@ -64,11 +64,17 @@ schedule.start_server = lambda port, log: None
 asked, lines = {}, []
 def next_run(*given):
     import alike.flows.serving as serving
-    serving.serve = lambda flow, deployed, limit, server: asked.update(deployed)
+    serving.serve = lambda flow, deployed, limit, server, registered: asked.update(deployed)
     return real(*given)
 real, schedule._next_run = schedule._next_run, next_run
 schedule.serve_schedule(Path(sys.argv[1]), "0 2 * * *", timezone="Europe/Berlin", tell=lines.append)
+schedule._next_run = real
 when = asked["schedule"]
+import datetime
+for second in (0, 55):
+    begun = datetime.datetime(2026, 1, 30, 0, 59, second, tzinfo=datetime.UTC)
+    told = schedule._next_run("0 2 * * *", "Europe/Berlin", begun)
+    schedule._tell_if_late(told, "0 2 * * *", "Europe/Berlin", lines.append, begun)
 print(json.dumps([lines, asked["name"], when.cron, when.timezone, asked["parameters"]]))
 """
 
@@ -81,11 +87,13 @@ def test_prefect_is_asked_for_the_zone_and_the_first_line_says_it(tmp_path):
     command = [sys.executable, "-c", SERVE, str(file)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    (line,), name, cron, zone, parameters = json.loads(done.stdout.splitlines()[-1])
+    (line, late), name, cron, zone, parameters = json.loads(done.stdout.splitlines()[-1])
     assert (cron, zone, parameters) == ("0 2 * * *", "Europe/Berlin", {"path": str(file)})
     assert line.startswith(f"{file}: 0 2 * * * in Europe/Berlin; next ")
     assert re.search(r"next \d{4}-\d\d-\d\d 02:00 \+0[12]00; deployment alike/alike-a-", line)
     assert line.endswith(name)
+    # At 59:00 the server knows the schedule in time for the run at 2; at 59:55 it may not.
+    assert "late for the run of 2026-01-30 02:00 +0100; next for sure 2026-01-31 02:00" in late
 
 
 def test_the_machines_zone_is_meant_unless_another_is_named(tmp_path, monkeypatch):

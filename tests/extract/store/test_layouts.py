@@ -1,4 +1,4 @@
-"""A small store of every released version opens as it is: no layout needs an upgrade.
+"""A small store of every released version opens as it is; an upgrade adds what it lacks of checks.
 
 `layouts/VERSION.tar.xz` holds what that version's commands wrote (extract, index, analyse), with
 the images and the network. For 0.1.0 that was commit fe2e400.
@@ -15,6 +15,9 @@ import pytest
 import zarr
 from typer.testing import CliRunner
 
+from alike.extract.errors import StoreDamaged
+from alike.extract.store.files import LocalFiles
+from alike.extract.store.older import upgrade
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows.cli import app
@@ -98,3 +101,72 @@ def test_the_next_commands_go_on_with_it(place):
         )
     )
     assert scores
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+def test_an_upgrade_writes_what_this_version_checks_and_may_be_killed(place, monkeypatch):
+    folder = place / "pets.store"
+    store = Store.open(folder)
+    (key,) = store.groups()
+    features = {one: one.read_bytes() for one in (folder / "features.zarr").rglob("c.*")}
+    old = {
+        name: store.features(key).read(name, np.arange(24)) for name in store.features(key).arrays
+    }
+    images = store.images()
+    would = json.loads(alike("store", "upgrade", folder, "--dry-run", "--json"))
+    assert [one["file"] for one in would["files"]] == [
+        "store.json", "manifest/seg-000000.parquet", "manifest/view.parquet",
+        f"features.zarr/{key}/zarr.json", f"ledger/{key}/00000000.json",
+    ]  # fmt: skip
+    assert not (folder / "before-upgrade").exists()
+    # Killed before every write in turn: it goes on, and everything reads as before.
+    write, left = LocalFiles.write, [0]
+
+    def killed(self, name, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        write(self, name, data)
+
+    kills = 0
+    while kills < 50:
+        left[0] = kills % 3
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFiles, "write", killed)
+            try:
+                upgrade(Store.open(folder))
+            except Killed:
+                kills += 1
+            else:
+                break
+        again = Store.open(folder)
+        verdict = verify(again, mark=False)
+        assert verdict.damage == ()
+        for name, rows in old.items():
+            assert np.array_equal(again.features(key).read(name, np.arange(24)), rows)
+        pd.testing.assert_frame_equal(again.images(), images)
+    assert kills > 9
+    assert not (folder / "before-upgrade").exists()
+    verdict = verify(Store.open(folder), mark=False)
+    assert (verdict.damage, verdict.notes) == ((), ())
+    assert all(one.read_bytes() == data for one, data in features.items())
+    assert "nothing to upgrade" in alike("store", "upgrade", folder)
+    record = json.loads((folder / "ledger" / key / "00000000.json").read_text())["record"]
+    assert record["key"] == key
+    assert all(one["chunks"] and one["tail"] for one in record["arrays"].values())
+
+
+@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+def test_a_damaged_store_is_not_upgraded(place):
+    folder = place / "pets.store"
+    shard = next((folder / "features.zarr").glob("*/gap/c.0.0"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    with pytest.raises(StoreDamaged, match="nothing was upgraded; run `alike store verify"):
+        upgrade(Store.open(folder))
+    after = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    assert after == before
