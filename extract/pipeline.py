@@ -61,6 +61,7 @@ class ExtractionReport(Displayed):
         top1: share of labelled images classified correctly, None if classes do not match.
         notes: what a reader must know: files left out, guesses of the source, taps of an unusual
             kind, a suspicious top-1.
+        passing: those of the notes that are about what this run computed.
     """
 
     key: str
@@ -74,12 +75,14 @@ class ExtractionReport(Displayed):
     seconds: float
     top1: float | None
     notes: tuple[str, ...] = ()
+    passing: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values; `bad` becomes a list of records."""
+        """As plain values; `bad` becomes a list of records, and `passing` is left out."""
         return {
             name: getattr(self, name).to_dict("records") if name == "bad" else getattr(self, name)
             for name in self.__dataclass_fields__
+            if name != "passing"
         }
 
     def _summary(self) -> Summary:
@@ -228,6 +231,9 @@ def extract_networks(
                 written.enter_context(run.features.lock())
             with store.files.snapshot():
                 workload = images.missing()
+            for run in images.runs:
+                if run.lost:
+                    progress("extract", 0, 0, _lost_line(run.lost))
             stages = executor(images, workload, _batch_progress(workload, len(view), progress))
         with store.files.snapshot():
             twins = {run: _twins(run.features, threads, progress) for run in images.runs}
@@ -295,6 +301,7 @@ def _report(
     top1, check = self_check(source, network, features, table, fresh=bool(len(computed)))
     left_out = [masked(one) for one in notes_of(source)]
     _keep_check(store, features, check, left_out)
+    passing = tuple(unturned_notes(run.n_unturned, "computed"))
     return ExtractionReport(
         key=features.key,
         n_listed=len(listing),
@@ -310,7 +317,7 @@ def _report(
             *left_out,
             *listing_notes(listing),
             *set_notes(table["label"].nunique(), int(table["label"].isna().sum()), len(table)),
-            *unturned_notes(run.n_unturned, "computed"),
+            *passing,
             *network.notes,
             *_older_features(run.extraction, store),
             *tap_notes(features.attrs),
@@ -319,7 +326,14 @@ def _report(
             *flat_features(features, table["row"].to_numpy()),
             *twins,
         ),
+        passing=passing,
     )
+
+
+def _lost_line(files: Sequence[str]) -> str:
+    """What is said before rows are computed again whose files are gone or torn."""
+    more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+    return f"{files[0]}{more}: gone or torn, so their rows are computed again"
 
 
 def keep_groups(store: Store, listing: Batches, rows: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from alike.extract.lanes import UnitArrays, UnitRows
 from alike.extract.loading import RETRIED, FrameLoader, Image
 from alike.extract.networks import MEAN_OF, Extraction, Network, code_hash_of
 from alike.extract.stages import StageClock
-from alike.extract.store import UNIT, ArraySpec, Features, Store
+from alike.extract.store import UNIT, ArraySpec, Features, Store, note_lost
 
 BATCH_PIXELS = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 """Pixels of one forward pass by the type of the device."""
@@ -95,6 +95,7 @@ class ExtractionRun:
         self.names = array_names(extraction.taps)
         self.run_id = uuid.uuid4().hex[:12]
         self.n_unturned = 0
+        self.lost: list[str] = []
         self._size = network.transform.size
         self._repeats = False
 
@@ -213,6 +214,8 @@ class ExtractionRun:
         for name in self.names:
             for unit in self.features.pending([name]):
                 missing_arrays.setdefault(unit, []).append(name)
+        # Nothing that is whole is looked at twice.
+        self.lost = note_lost(self.features, self.names) if missing_arrays else []
         bad = self.features.bad()
         retried = bad[(bad["row"] >= 0) & bad["state"].isin(RETRIED)]["row"]
         # Of each unit the first row to try again; `bad` is in order of paths.

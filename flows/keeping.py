@@ -72,12 +72,12 @@ def purge_images(run: "PipelineRun") -> None:
     done = [] if days is None else purge_removed(run.store(), days)
     if done:
         rows, freed = sum(one.rows for one in done), sum(one.freed for one in done)
-        run.decide(
-            [
-                f"{rows} features of images that left the set more than {days:g} days ago were "
-                f"deleted, {freed / 1e6:.3g} MB"
-            ]
+        line = (
+            f"{rows} features of images that left the set more than {days:g} days ago were "
+            f"deleted, {freed / 1e6:.3g} MB"
         )
+        run.decide([line])
+        run.passing.add(line)
 
 
 def note_policy(run: "PipelineRun", compared: Collection[str] | None = None) -> Policy:
@@ -111,10 +111,12 @@ def drop_networks(run: "PipelineRun", compared: Collection[str]) -> None:
         if superseded:
             litter = collect_garbage(store, drop=superseded)
             freed = sum(one.size for one in litter)
-            run.notes.append(
+            line = (
                 f"features of {', '.join(superseded)} were deleted, {freed / 1e6:.3g} MB: [keep] "
                 f'networks = "{SERVED_AND_COMPARED}"'
             )
+            run.notes.append(line)
+            run.passing.add(line)
     except AlikeError as error:
         # A run that did its work does not fail for what it could not tidy up.
         run.notes.append(f"superseded networks were not deleted: {masked(str(error))}")

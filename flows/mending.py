@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from alike.extract.errors import AlikeError, StoreDamaged
+from alike.extract.errors import AlikeError, NoStore, StoreDamaged
 
 if TYPE_CHECKING:
     from alike.flows.steps import PipelineRun
@@ -53,3 +53,27 @@ def take_back(run: "PipelineRun", key: str) -> str:
         f"features of {key} were damaged: {', '.join(files[:_NAMED])}{more}; they are computed "
         "again"
     )
+
+
+def mend_settings(run: "PipelineRun") -> None:
+    """Write the store's settings anew if they or their copy are damaged, and say so.
+
+    Else they are read from the one that is whole, until that is damaged too.
+
+    Args:
+        run: about to begin.
+
+    Raises:
+        StoreDamaged: neither is whole.
+    """
+    from alike.extract.store import Store
+
+    try:
+        faults = Store.open(run.store_url).mend_settings()
+    except NoStore:
+        # A run that is refused makes none.
+        return
+    for fault in faults:
+        line = f"{fault}: mended from its copy"
+        run.reasons.append(line)
+        run.tell(line, level="warning")

@@ -22,7 +22,7 @@ from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import RunFile, alone_in, digest
-from alike.flows.mending import damaged_key, take_back
+from alike.flows.mending import damaged_key, mend_settings, take_back
 from alike.flows.mirror import mirror
 from alike.flows.names import network_labels
 from alike.flows.orchestration import step
@@ -76,6 +76,7 @@ def run_settings_file(
     with alone_in(pipeline.output.folder, waiting=tell if wait else None):
         run = PipelineRun(pipeline, progress, tell=tell, rehash=rehash)
         try:
+            mend_settings(run)
             done = run_mended(run)
         except BaseException as error:
             _mask(error)
@@ -149,7 +150,8 @@ def run_steps(run: PipelineRun) -> Finished:
     past = over_time([*history.records(), record])
     step(_report, "report")(run, before, rounds, report, past)
     files: tuple[RunFile, ...] = (report, *run.files)
-    run.memo.record("report", question, {"decisions": run.decisions}, files)
+    lasting = run.lasting(run.decisions)
+    run.memo.record("report", question, {"decisions": lasting}, files)
     history.write(finished(record, run, report), images)
     run.store().set_served(rounds.served)
     beside_it = {key for one in others for key in (one.key, one.untrained) if key}

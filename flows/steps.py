@@ -67,6 +67,7 @@ class PipelineRun:
         reasons: those lines.
         rates: images a second of every extraction that computed some.
         changes: what changed of the images since the last run, in words; empty if not known.
+        passing: those of the decisions and notes that tell what this run did, and no later one.
         began: the clock when it did; `began_ns` the time of day.
         rehash: read every image to list it, also those whose size and times are as before.
     """
@@ -82,6 +83,7 @@ class PipelineRun:
     reasons: list[str] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     changes: str = ""
+    passing: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
     began_ns: int = field(default_factory=time.time_ns)
     rehash: bool = False
@@ -101,6 +103,10 @@ class PipelineRun:
     def decide(self, sentences: Iterable[str]) -> None:
         """Take down what was decided; a sentence of two trainings once."""
         self.decisions.extend(one for one in sentences if one not in self.decisions)
+
+    def lasting(self, lines: Iterable[str]) -> list[str]:
+        """Those of some decisions or notes that a run repeats that finds nothing changed."""
+        return [line for line in lines if line not in self.passing]
 
     def reuse(
         self, artefact: str, inputs: dict[str, Any], name: str, writes: Sequence[RunFile] = ()
@@ -327,6 +333,7 @@ def extract_together(run: PipelineRun, networks: Sequence[Asked]) -> tuple[str, 
         with store.files.snapshot():
             keep_trained(store.features(report.key))
         run.notes.extend(note for note in map(masked, report.notes) if note not in run.notes)
+        run.passing.update(map(masked, report.passing))
     computed = [report.n_computed for report in reports]
     names = [one.name for one in networks]
     run.reused.extend(f"extract {name}" for name, n in zip(names, computed, strict=True) if not n)

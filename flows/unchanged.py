@@ -116,8 +116,8 @@ def leave(run: "PipelineRun", done: Finished, record: str) -> None:
     passed = int((time.monotonic() - run.began) * 1e9)
     state = state_of(run.pipeline, code, min(run.began_ns, time.time_ns() - passed))
     left = Left(
-        state, code, record, done.key, list(done.decisions), done.bad, list(done.notes),
-        dict(done.networks), source if Path(source).exists() else "",
+        state, code, record, done.key, run.lasting(done.decisions), done.bad,
+        run.lasting(done.notes), dict(done.networks), source if Path(source).exists() else "",
     )  # fmt: skip
     aside = run.folder / f"{FILE}.part"
     aside.write_bytes(sealed_json(asdict(left)))

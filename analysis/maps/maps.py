@@ -13,7 +13,7 @@ import pandas as pd
 
 from alike.analysis.maps.projections import SAMPLE, pca, tsne
 from alike.extract.embedding import MapBlocks, embed_blocks
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import seal_of
 from alike.extract.measures import find_measure, ready_measure
 from alike.extract.progress import Progress, silent
@@ -192,7 +192,8 @@ def _start(rows: np.ndarray, flat: np.ndarray, like: pd.DataFrame | None) -> np.
 def _stored(store: Any, place: str, inputs: dict[str, Any]) -> pd.DataFrame | None:
     try:
         table, attrs = store.read_table(place)
-    except FileNotFoundError:
+    # A damaged one is made again, too: nothing is lost with it.
+    except (FileNotFoundError, StoreDamaged):
         return None
     if any(attrs.get(key) != value for key, value in inputs.items()):
         return None

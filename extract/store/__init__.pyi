@@ -31,4 +31,5 @@ from .upkeep import contents as contents
 from .upkeep import describe as describe
 from .upkeep import history as history
 from .upkeep import without_record as without_record
+from .verification import note_lost as note_lost
 from .verification import verify as verify

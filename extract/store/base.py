@@ -24,7 +24,7 @@ from alike.extract.store.ledger import NAME as RECORD
 from alike.extract.store.locks import Lock, holder_of, is_dead, require_writable
 from alike.extract.store.lookup import ImageTable
 from alike.extract.store.manifest import Manifest, listed_batches, view_of
-from alike.extract.store.settings import read_settings, write_settings
+from alike.extract.store.settings import read_settings, settings_faults, write_settings
 from alike.extract.store.sides import Split, ranges_of, rows_in, sides_of
 from alike.extract.store.twins import FOLDER as TWINS
 from alike.extract.store.twins import (
@@ -342,6 +342,18 @@ class StoreBase:
         if self.settings().get(name) != value:
             with self.brief_lock("settings"):
                 self.write_settings({**self.settings(), name: value})
+
+    def mend_settings(self) -> list[str]:
+        """Write the settings and their copy anew if one is damaged; give what was, a line each.
+
+        Raises:
+            StoreDamaged: neither can be read.
+        """
+        faults = settings_faults(self.files)
+        if faults:
+            with self.brief_lock("settings"):
+                self.write_settings(self.settings())
+        return [f"{file} was damaged ({fault})" for file, fault, _ in faults]
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Replace all settings."""

@@ -4,7 +4,7 @@ Order of a commit: the claim; taking back rows that will change; the data, their
 A crash anywhere leaves a record with its rows, or no record: what is recorded is what is there.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,16 +34,13 @@ Lost = Mapping[int, Sequence[str]]
 def pending_units(group: Group, names: list[str]) -> list[int]:
     """Give the units that miss good rows of any of `names`; sizes tell torn and lost shards."""
     records = group.ledger.records()
-    sizes = {name: group.shard_sizes(name) for name in names}
+    torn = set(_torn(group, records.values(), names))
     n_rows = group.store.n_rows
     back = _came_back(group, records.values())
 
     def whole(record: Record, end: int) -> bool:
-        return record.hi(names) >= end and all(
-            sizes[name].get(spec.shard_name(record.unit), 0)
-            in [one.stored for one in record.arrays[name].versions]
-            for name in names
-            if (spec := group.arrays[name])
+        return record.hi(names) >= end and torn.isdisjoint(
+            group.place(name, record.unit) for name in names
         )
 
     units = range(-(-n_rows // UNIT))
@@ -53,6 +50,23 @@ def pending_units(group: Group, names: list[str]) -> list[int]:
         for unit in units
         if unit in back or unit not in records or not whole(records[unit], ends[unit])
     ]
+
+
+def torn_shards(group: Group, names: list[str]) -> list[str]:
+    """Give the files of committed rows of `names` that are gone, or of another size."""
+    return list(_torn(group, group.ledger.records().values(), names))
+
+
+def _torn(group: Group, records: Iterable[Record], names: list[str]) -> Iterator[str]:
+    sizes = {name: group.shard_sizes(name) for name in names}
+    for record in records:
+        for name in names:
+            spec, committed = group.arrays[name], record.arrays.get(name)
+            if committed is None:
+                continue
+            size = sizes[name].get(spec.shard_name(record.unit), 0)
+            if size not in [one.stored for one in committed.versions]:
+                yield group.place(name, record.unit)
 
 
 def rows_to_do(group: Group, unit: int, names: list[str]) -> range:

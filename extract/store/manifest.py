@@ -321,11 +321,14 @@ class Manifest:
             return [(error.file, error.fault)]
         first: int | None = 0
         for name in names:
+            place = f"{FOLDER}/{name}"
             try:
                 ids = self._segment(name, first)
+                # All columns, and the seal over them.
+                read_arrow(self._files.read(place), place, _RESTORE)
                 first = None if first is None else first + len(ids)
                 if not all(_ID.fullmatch(str(one)) for one in ids.to_pylist()):
-                    faults.append((f"{FOLDER}/{name}", "it names no image by its hash"))
+                    faults.append((place, "it names no image by its hash"))
             except StoreDamaged as error:
                 first = None
                 faults.append((error.file, error.fault))

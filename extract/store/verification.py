@@ -7,7 +7,7 @@ is gone altogether is named as well as what is broken.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
 from alike.extract.store.arrays import TREE, UNIT, VALID
-from alike.extract.store.commit import withdraw
+from alike.extract.store.commit import torn_shards, withdraw
 from alike.extract.store.constants import FITTED, SEALED, sealed_in
 from alike.extract.store.events import FOLDER as LOG
 from alike.extract.store.events import NAME, Event, event_faults, events, note
@@ -174,6 +174,22 @@ def lost_units(features: Features) -> tuple[list[int], str]:
     units = features.ledger.units()
     had = {int(unit) for unit in np.unique(np.flatnonzero(valid) // UNIT)}
     return sorted(had - units), ""
+
+
+def note_lost(features: Features, names: Iterable[str]) -> list[str]:
+    """Give the files of recorded rows that are gone or torn, and note them in the log.
+
+    An extraction computes these rows again. A shard of the right size is not read here.
+
+    Args:
+        features: of a group that is about to be extended.
+        names: arrays to look at.
+    """
+    lost = [features.ledger.name(unit) for unit in lost_units(features)[0]]
+    lost += torn_shards(features, list(names))
+    for place in lost:
+        note(features.store.files, Event("damaged", features.key, f"{place}: is gone or torn"))
+    return lost
 
 
 def _opened(store: Store, key: str) -> tuple[Features | None, list[Damage]]:

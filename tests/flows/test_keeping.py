@@ -9,11 +9,13 @@ from changing_set import Place, without_prefect
 from typer.testing import CliRunner
 
 from alike.extract.errors import BadInput
+from alike.extract.progress import silent
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows.cli import app
 from alike.flows.history import History
 from alike.flows.keeping import Policy
+from alike.flows.run import run_settings_file
 
 
 @dataclass
@@ -96,6 +98,9 @@ def test_images_that_left_go_before_anything_is_made_of_them(place, tmp_path):
     assert collected(store, "--dry-run") == []
     record = History(store).records()[-1]
     assert any("1 features of images that left" in one for one in record.decisions)
+    # What that run did is not what the next one did.
+    again = run_settings_file(tmp_path / "out.toml", silent)
+    assert (again.reused, [one for one in again.decisions if "that left" in one]) == (True, [])
 
 
 @pytest.mark.quick

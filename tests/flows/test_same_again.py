@@ -324,6 +324,20 @@ def test_damaged_features_are_computed_again_by_the_run_which_says_so(place):
         assert said in History(store).records()[-1].reasons
         assert verify(store, mark=False).damage == ()
         assert_same(Analysis.load(store, done.key).tables, before)
+    # A file that is gone is seen by the extraction itself; settings are mended from their copy.
+    store.path(damages[0]).unlink()
+    store.path(f"maps/{done.key}/gap_cosine.held_out.parquet").write_bytes(b"PAR1 torn")
+    flipped(store.path("store.json"))
+    lines.clear()
+    told = []
+    run_settings_file(place / "out.toml", lambda *stage: told.append(stage), tell)
+    assert [one[-1] for one in told if "gone or torn" in str(one[-1])] == [
+        f"{damages[0]}: gone or torn, so their rows are computed again"
+    ]
+    ((_, said),) = [one for one in lines if one[0] == "warning"]
+    assert said.startswith("store.json was damaged (")
+    assert verify(store, mark=False).damage == ()
+    assert_same(Analysis.load(store, done.key).tables, before)
     store.path("manifest/seg-000000.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(StoreDamaged, match="seg-000000"):
         run_settings_file(place / "out.toml", silent, tell)
