@@ -17,6 +17,7 @@ from alike.extract.images import ImageSource, decode
 from alike.extract.lanes import UnitArrays, UnitRows
 from alike.extract.loading import RETRIED, FrameLoader, Image
 from alike.extract.networks import MEAN_OF, Extraction, Network, code_hash_of
+from alike.extract.secrets import shown_place
 from alike.extract.stages import StageClock
 from alike.extract.store import UNIT, ArraySpec, Features, Store, note_lost
 
@@ -115,7 +116,8 @@ class ExtractionRun:
         attrs: dict[str, Any] = {
             **self.extraction.to_dict(),
             "class_names": list(self.network.class_names or ()),
-            "source": self.source.spec,
+            # As `Store.set_source` keeps it: a password of the environment by its name alone.
+            "source": shown_place(self.source.spec),
             "place": self.store.shown_place,
         }
         code = code_hash_of(self.network.name)

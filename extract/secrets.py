@@ -83,6 +83,16 @@ def masked(text: str) -> str:
     return _QUERY.sub(_without_values, _USER.sub(_without_password, text))
 
 
+def shown_place(place: str) -> str:
+    """A path or a URL as it may be shown: a path as it is, a URL without its secrets.
+
+    Example:
+        >>> shown_place("a?b=c/1.png"), shown_place("https://host/1.png?sig=abc")
+        ('a?b=c/1.png', 'https://host/1.png?***')
+    """
+    return masked(place) if "://" in place else place
+
+
 def _without_password(match: re.Match[str]) -> str:
     password = match[1].partition(":")[2] or match[1]
     return match[0] if _ONLY.fullmatch(password) else f"{HIDDEN}@"

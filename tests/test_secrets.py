@@ -1,10 +1,15 @@
 """What settings take from the environment, and what is never printed."""
 
+import pandas as pd
 import pytest
+from PIL import Image
 
+from alike.analysis.report.lookup import listed
+from alike.analysis.report.making import _bad_table
 from alike.extract import secrets
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
+from alike.extract.networks import Transform
 from alike.extract.secrets import filled, hide, masked, masked_all
 from alike.extract.store.store import Store
 from alike.flows.settings import read_pipeline
@@ -120,3 +125,42 @@ def test_a_store_keeps_the_reference_and_opens_it(tmp_path, monkeypatch):
     assert [one.label for one in open_source(store.source()[0])] == ["cat"]
     store.set_source("https://me:literal@host/set.csv")
     assert store.source()[0] == "https://***@host/set.csv"
+
+
+def test_no_file_of_a_store_holds_what_the_environment_gave(tmp_path, monkeypatch):
+    import fsspec
+    import torch
+
+    from alike.extract.networks import load_network
+    from alike.extract.pipeline import extract
+
+    monkeypatch.setenv("ACCESS_KEY", "bucket-of-mine")
+    files = fsspec.filesystem("memory")
+    for number in range(2):
+        with files.open(f"bucket-of-mine/{number}.png", "wb") as file:
+            Image.new("RGB", (8, 8), (90 * number, 0, 0)).save(file, "png")
+    files.pipe("bucket-of-mine/set.csv", b"path,label\n0.png,cat\n1.png,dog\n")
+    code = "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 2, 3), "
+    code += "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))\n"
+    (tmp_path / "net.py").write_text(code)
+    torch.manual_seed(0)
+    network = load_network(f"{tmp_path}/net.py:net", "none", transform=Transform((8, 8)))
+    store = Store.open(tmp_path / "store", create=True)
+    source = open_source("memory://${ACCESS_KEY}/set.csv")
+    extract(source, network, store, taps=("logits",), device="cpu")
+    assert store.features().attrs["source"] == "memory://${ACCESS_KEY}/set.csv"
+    held = [one for one in (tmp_path / "store").rglob("*") if one.is_file()]
+    assert [one for one in held if b"bucket-of-mine" in one.read_bytes()] == []
+
+
+@pytest.mark.quick
+def test_a_report_shows_urls_of_images_without_their_secrets(tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    path = "https://me:verysecret@host/1.png?sig=alsosecret"
+    listing = {"image_id": ["a" * 64], "path": [path], "label": ["cat"], "size": [1]}
+    store.list_images(pd.DataFrame(listing).assign(state="ok", reason=""))
+    assert listed(store)[0] == {0: "https://***@host/1.png?***"}
+    (line,) = _bad_table(pd.DataFrame({"path": [path], "reason": [f"no answer of {path}"]})).split(
+        "verysecret"
+    )
+    assert "alsosecret" not in line

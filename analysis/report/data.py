@@ -6,7 +6,7 @@ import pandas as pd
 
 from alike.analysis.data_limits import data_sentences
 from alike.analysis.figures import sufficiency_figure
-from alike.analysis.report.lookup import table_of
+from alike.analysis.report.lookup import listed, table_of
 from alike.analysis.report.parts import details, figure, section, table, text
 from alike.analysis.report.subject import Subject
 from alike.analysis.report.words import DASH, interval_words, number, words
@@ -49,7 +49,7 @@ def _limits(subject: Subject) -> str:
 
 def _lists(subject: Subject, store: Any) -> str:
     body = ""
-    paths = {} if store is None else _paths(store)
+    paths = {} if store is None else listed(store)[0]
     suspects = table_of(subject.last, "suspects")
     opinion = subject.last.settings.get("second_opinion")
     for kind, title in KINDS.items():
@@ -90,9 +90,3 @@ def _curve(curve: pd.DataFrame) -> str:
     plot = sufficiency_figure(curve, {name: words(name).label for name in ("one_nn", "sameness")})
     drawn = figure(plot, "sufficiency", title="What more images would change", caption=caption)
     return drawn + details("Numbers of images", table(heads, rows))
-
-
-def _paths(store: Any) -> dict[int, str]:
-    view = store.images()
-    paths: dict[int, str] = view[view["row"] >= 0].set_index("row")["path"].to_dict()
-    return paths

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from alike.extract.measures import find_measure
+from alike.extract.secrets import shown_place
 
 HEADLINE = "gap_cosine"
 FLOOR, CEILING = "pixel_euclid", "softmax_dot"
@@ -137,3 +138,10 @@ def rungs(before: Analysed, after: Analysed | None, measure: str) -> pd.DataFram
 def as_number(value: Any) -> float:
     """A number; NaN for what is missing."""
     return float("nan") if value is None else float(value)
+
+
+def listed(store: Any) -> tuple[dict[int, str], dict[int, str | None]]:
+    """Path, as it may be shown, and label of every row of a store's set of images."""
+    view = store.images()
+    view = view[view["row"] >= 0].drop_duplicates("row").set_index("row")
+    return view["path"].map(shown_place).to_dict(), view["label"].to_dict()

@@ -12,6 +12,7 @@ from alike.analysis.report.words import count, number, seconds, words
 from alike.analysis.scores import table as score_table
 from alike.analysis.twins import twin_sentences
 from alike.extract.notes import source_notes, stored_warning, tap_notes
+from alike.extract.secrets import shown_place
 
 MOST_BAD = 500
 MOST_TWINS = 200
@@ -98,6 +99,11 @@ def _reused(run: Mapping[str, Any]) -> str:
     return f"<p>{text(sentence)}</p>"
 
 
+def _shown(cell: Any) -> Any:
+    """A path, or what is said of one, as it may be shown."""
+    return shown_place(cell) if isinstance(cell, str) else cell
+
+
 def _twins(subject: Subject, store: Any) -> str:
     """The twins of the last analysis, and the headline without them; the first pairs by name."""
     record = dict(subject.last.settings or {}).get("twins") or {}
@@ -107,7 +113,7 @@ def _twins(subject: Subject, store: Any) -> str:
     pairs = subject.last.tables.get("twins", pd.DataFrame())
     names = ["path_a", "path_b", "side_a", "side_b", "how"]
     heads = [("image", "t"), ("twin", "t"), ("side", "t"), ("its side", "t"), ("how", "t")]
-    first = pairs[names].head(MOST_TWINS) if len(pairs) else pd.DataFrame(columns=names)
+    first = pairs[names].head(MOST_TWINS).map(_shown) if len(pairs) else pd.DataFrame(columns=names)
     body = table(heads, first.itertuples(index=False)) if len(first) else ""
     lines = "".join(f"<p>{prose(sentence)}</p>" for sentence in sentences)
     return f"<h3>Twins</h3>{lines}" + (details(f"{len(first)} pairs", body) if body else "")
@@ -167,7 +173,7 @@ def _bad_table(bad: pd.DataFrame) -> str:
     if bad.empty:
         return ""
     names = [name for name in ("path", "state", "reason") if name in bad.columns]
-    first = bad[names].head(MOST_BAD)
+    first = bad[names].head(MOST_BAD).map(_shown)
     rest = len(bad) - len(first)
     note = f"{count(rest)} more are listed in the store." if rest else ""
     body = table([(name, "t") for name in names], first.itertuples(index=False), caption=note)

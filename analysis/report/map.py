@@ -14,10 +14,10 @@ from alike.analysis.figures import (
     similarity_order,
 )
 from alike.analysis.maps import MapSettings, find_map, make_map
-from alike.analysis.report.lookup import table_of
+from alike.analysis.report.lookup import listed, table_of
 from alike.analysis.report.parts import columns, figure, section, text
 from alike.analysis.report.subject import Subject, titled
-from alike.analysis.report.thumbnails import Atlas, Pictures, listed
+from alike.analysis.report.thumbnails import Atlas, Pictures
 from alike.analysis.report.words import count, number
 from alike.extract.command import command_of
 from alike.extract.errors import BadInput

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alike.analysis.report.lookup import listed
 from alike.analysis.report.parts import data_uri
 from alike.extract.errors import AlikeError
 from alike.extract.frames import StoredImages
@@ -58,13 +59,6 @@ class Atlas:
     across: int
     cells: dict[int, int]
     tiny: bool
-
-
-def listed(store: Any) -> tuple[dict[int, str], dict[int, str | None]]:
-    """Path and label of every row of a store's set of images."""
-    view = store.images()
-    view = view[view["row"] >= 0].drop_duplicates("row").set_index("row")
-    return view["path"].to_dict(), view["label"].to_dict()
 
 
 class Pictures:

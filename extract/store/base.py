@@ -16,7 +16,7 @@ from alike.extract.errors import BadInput, StoreBusy
 from alike.extract.identity import is_name
 from alike.extract.large_tables import Batches, ParquetFile, write_parquet
 from alike.extract.replacing import check_target
-from alike.extract.secrets import masked
+from alike.extract.secrets import masked, shown_place
 from alike.extract.store.events import Event, note
 from alike.extract.store.files import PARTIAL, Files
 from alike.extract.store.layout import moved_along
@@ -66,7 +66,7 @@ class StoreBase:
 
         Of a URL with a password that was not given by the environment the password is left out.
         """
-        spec = masked(spec) if "://" in spec else spec
+        spec = shown_place(spec)
         self._set(
             "source", {"spec": spec, "options": dict(options or {}), "place": self.shown_place}
         )
