@@ -46,8 +46,9 @@ def print_table(table: "pd.DataFrame", title: str = "") -> None:
     from rich.text import Text
 
     shown = Table(box=None, pad_edge=False)
-    for name in table.columns:
-        number = table[name].dtype.kind in "if"
+    # Two columns may have one name, as where a run is compared with itself.
+    for name, dtype in zip(table.columns, table.dtypes, strict=True):
+        number = dtype.kind in "if"
         shown.add_column(Text(str(name)), justify="right" if number else "left", overflow="fold")
     for row in table.itertuples(index=False):
         # As text: a name of a file may look like rich's markup.

@@ -66,14 +66,12 @@ def mend_settings(run: "PipelineRun") -> None:
     Raises:
         StoreDamaged: neither is whole.
     """
-    from alike.extract.store import Store
-
     try:
-        faults = Store.open(run.store_url).mend_settings()
+        store = run.store(create=False)
     except NoStore:
         # A run that is refused makes none.
         return
-    for fault in faults:
+    for fault in store.mend_settings():
         line = f"{fault}: mended from its copy"
         run.reasons.append(line)
         run.tell(line, level="warning")

@@ -181,12 +181,16 @@ class PipelineRun:
         """Where the feature store of this run is."""
         return self.pipeline.store_place
 
-    def store(self) -> "Store":
-        """The feature store, made where it is not there yet."""
+    def store(self, *, create: bool = True) -> "Store":
+        """The feature store, made where it is not there yet.
+
+        Args:
+            create: False: `NoStore` where it is not there.
+        """
         from alike.extract.store import Store
 
         if self._store is None:
-            self._store = Store.open(self.store_url, create=True)
+            self._store = Store.open(self.store_url, create=create)
         return self._store
 
     def file(self, name: str) -> RunFile:

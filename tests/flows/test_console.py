@@ -95,3 +95,12 @@ def test_names_that_look_like_markup_are_printed_as_they_are(capsys):
     console.print_table(pd.DataFrame({"[path]": names, "share": 0.25}), "[bold]title")
     shown = capsys.readouterr().out
     assert all(name in shown for name in ["[path]", "[bold]title", *names])
+
+
+@pytest.mark.quick
+def test_columns_of_one_name_are_printed_both(capsys):
+    """As of a run that is compared with itself."""
+    table = pd.DataFrame([("a", 0.5, 0.25), ("b", 1.0, 0.75)], columns=["score", "last", "last"])
+    console.print_table(table)
+    lines = capsys.readouterr().out.split("\n")
+    assert [line.split() for line in lines[:2]] == [["score", "last", "last"], ["a", "0.5", "0.25"]]
