@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -91,13 +92,8 @@ def serve_schedule(
         if work_pool is None:
             from alike.flows.serving import serve
 
-            serve(
-                scheduled,
-                deployed,
-                one_at_a_time(pipeline),
-                server,
-                registered=lambda: _tell_if_late(told, cron, zone, tell),
-            )
+            late = partial(_tell_if_late, told, cron, zone, tell)
+            serve(scheduled, deployed, one_at_a_time(pipeline), server, late)
             return
         limit = one_at_a_time(pipeline)
         _register(

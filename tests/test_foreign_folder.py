@@ -56,6 +56,7 @@ STUDY = (
     "store verify s",
     "store log s",
     "store gc s --dry-run",
+    "store upgrade s --dry-run",
     "store export s --features {key} --to group.h5",
     "store import t group.h5",
     "twins --store s",

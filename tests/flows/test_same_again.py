@@ -297,10 +297,8 @@ def flipped(file):
 def test_damaged_features_are_computed_again_by_the_run_which_says_so(place):
     """Of a shard, of a record, of a fitted measure; what is no feature's ends the run."""
     measures = '["gap_cosine", "lda_cosine"]'
-    settings = {"images": 'source = "digits"\ntrain_share = 0.5', "folder": "out"}
-    text = SETTINGS.format(**{**RIGHT, **settings}).replace(
-        '["gap_cosine", "gap_euclid"]', measures
-    )
+    source = {"images": 'source = "digits"\ntrain_share = 0.5', "folder": "out"}
+    text = SETTINGS.format(**{**RIGHT, **source}).replace('["gap_cosine", "gap_euclid"]', measures)
     (place / "out.toml").write_text(text)
     lines = []
 
@@ -310,34 +308,37 @@ def test_damaged_features_are_computed_again_by_the_run_which_says_so(place):
     done = run_settings_file(place / "out.toml", silent, tell)
     store = Store.open(place / "out" / "store")
     before = Analysis.load(store, done.key).tables
-    damages = (f"features.zarr/{done.key}/gap/c.0.0", f"ledger/{done.key}/00000000.json")
-    damages += (f"constants/{done.key}/measures/lda_cosine/rows.npz",)
-    for damaged in damages:
-        flipped(store.path(damaged))
-        # Made anew, so that the features are read.
+    home, told = f"features.zarr/{done.key}", []
+
+    def run_again():
+        """All is made anew, so that the features are read; gives the warnings."""
         (place / "out" / "steps.json").unlink()
         lines.clear()
-        run_settings_file(place / "out.toml", silent, tell)
-        ((_, said),) = [one for one in lines if one[0] == "warning"]
-        assert said.startswith(f"features of {done.key} were damaged: {damaged} (")
-        assert said.endswith("; they are computed again")
-        assert said in History(store).records()[-1].reasons
+        run_settings_file(place / "out.toml", lambda *stage: told.append(stage), tell)
         assert verify(store, mark=False).damage == ()
         assert_same(Analysis.load(store, done.key).tables, before)
+        return [line for level, line in lines if level == "warning"]
+
     # A file that is gone is seen by the extraction itself; settings are mended from their copy.
-    store.path(damages[0]).unlink()
-    store.path(f"maps/{done.key}/gap_cosine.held_out.parquet").write_bytes(b"PAR1 torn")
+    store.path(f"{home}/logits/c.0.0").unlink()
+    flipped(store.path(f"{home}/gap/c.0.0"))
+    rows = f"constants/{done.key}/measures/lda_cosine/rows.npz"
+    flipped(store.path(rows))
     flipped(store.path("store.json"))
-    lines.clear()
-    told = []
-    run_settings_file(place / "out.toml", lambda *stage: told.append(stage), tell)
+    store.path(f"maps/{done.key}/gap_cosine.held_out.parquet").write_bytes(b"PAR1 torn")
+    settings, said = run_again()
+    assert settings.startswith("store.json was damaged (")
+    assert said.startswith(f"features of {done.key} were damaged: {rows} (")
+    assert f"{home}/gap/c.0.0 (" in said
+    assert said.endswith("; they are computed again")
+    assert {settings, said} <= set(History(store).records()[-1].reasons)
     assert [one[-1] for one in told if "gone or torn" in str(one[-1])] == [
-        f"{damages[0]}: gone or torn, so their rows are computed again"
+        f"{home}/logits/c.0.0: gone or torn, so their rows are computed again"
     ]
-    ((_, said),) = [one for one in lines if one[0] == "warning"]
-    assert said.startswith("store.json was damaged (")
-    assert verify(store, mark=False).damage == ()
-    assert_same(Analysis.load(store, done.key).tables, before)
+    record = f"ledger/{done.key}/00000000.json"
+    flipped(store.path(record))
+    (said,) = run_again()
+    assert said.startswith(f"features of {done.key} were damaged: {record} (")
     store.path("manifest/seg-000000.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(StoreDamaged, match="seg-000000"):
         run_settings_file(place / "out.toml", silent, tell)
