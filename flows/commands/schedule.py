@@ -30,7 +30,8 @@ def schedule(
 
     A run in which nothing has changed computes nothing. The variable PREFECT_API_URL names the
     Prefect server. If it is not set, a server is started on this machine's loopback address.
-    The first line says the time zone and the next run. A run that goes on at the end is ended, and
+    The first line says the time zone and the next run; if the server may skip that while it starts,
+    a second line names the one after it. A run that goes on at the end is ended, and
     what it had stored is kept. With --work-pool the flow is registered, and workers of that pool
     run it (`prefect worker start --pool NAME`).
 
