@@ -44,12 +44,18 @@ def write_h5(plan: Plan, path: Path) -> None:
 def write_netcdf(plan: Plan, path: Path) -> None:
     """Write netCDF-4: the images at the root, a group for each table; `xarray.open_datatree`.
 
+    Features of float16 are written as float32.
+
     Raises:
         BadInput: h5netcdf is not installed.
     """
     if find_spec("h5netcdf") is None:
         raise BadInput("netCDF needs h5netcdf: pip install h5netcdf, or export to .h5.")
-    as_tree(plan).to_netcdf(path, engine="h5netcdf")
+    tree = as_tree(plan)
+    # netCDF has no half precision: many readers refuse such a file. float32 holds it exactly.
+    wide = {name: tree[name].astype("float32") for name in plan.arrays if tree[name].dtype == "f2"}
+    tree.dataset = tree.to_dataset().assign(wide)
+    tree.to_netcdf(path, engine="h5netcdf")
 
 
 def write_zarr(plan: Plan, path: Path) -> None:
