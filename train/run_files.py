@@ -196,6 +196,10 @@ def check_out(out: Path, start: str) -> None:
             f"{out} holds the weights to start from, which the run would write over: name another "
             "folder for the result"
         )
+    names = (RUN, *FILES, CHECKPOINT)
+    other = next((one for one in names if (out / one).exists() and not (out / one).is_file()), None)
+    if other is not None:
+        raise BadInput(f"{out / other} is no plain file, a run writes one there: move it away")
     if (out / RUN).is_file() or (out / TRAIN_IMAGES).is_file():
         return
     foreign = next((name for name in (*FILES, CHECKPOINT) if (out / name).exists()), None)

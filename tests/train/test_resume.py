@@ -96,6 +96,9 @@ def test_files_that_no_run_wrote_are_left_alone(tmp_path):
     assert (out / "log.csv").read_text() == "mine"
     (out / "train_images.parquet").touch()
     check_out(out, "none")
+    (out / "run.json").mkdir()
+    with pytest.raises(BadInput, match=r"run\.json is no plain file"):
+        check_out(out, "none")
     with pytest.raises(BadInput, match="holds the weights to start from"):
         check_out(out, str((out / "weights.safetensors").resolve()))
 
