@@ -176,8 +176,13 @@ def checkpoint_of(out: Path, fingerprint: str) -> Path | None:
             if file.testzip() is not None:
                 return None
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        states = list(checkpoint["callbacks"].values())
-        same_run = any(state["fingerprint"] == fingerprint for state in states)
+        # All that going on takes; another version may keep something else.
+        kept = checkpoint["alike"]["watch"], checkpoint["alike"]["steps"]
+        states = [
+            (state["fingerprint"], state["rows"], state["best"])
+            for state in checkpoint["callbacks"].values()
+        ]
+        same_run = bool(kept) and any(state[0] == fingerprint for state in states)
     # A damaged file makes its reader raise anything.
     except Exception:
         return None

@@ -41,7 +41,7 @@ def test_killed_run_goes_on_to_the_same_weights(tmp_path):
     assert ended(broken, 70, "SIGKILL") == -signal.SIGKILL
     assert (broken / "run" / CHECKPOINT).is_file()
     assert not (broken / "run" / "weights.safetensors").exists()
-    a_flipped_bit_is_told(broken / "run")
+    what_is_no_checkpoint_is_told(broken / "run")
 
     resumed = train_digits.train(broken, epochs=15)
     assert any(decision.startswith("resumed") for decision in resumed.decisions)
@@ -70,7 +70,7 @@ def test_killed_run_goes_on_to_the_same_weights(tmp_path):
     )
 
 
-def a_flipped_bit_is_told(out):
+def what_is_no_checkpoint_is_told(out):
     """Torch reads past the checksum that it wrote."""
     path = out / CHECKPOINT
     whole = path.read_bytes()
@@ -81,6 +81,12 @@ def a_flipped_bit_is_told(out):
     at = largest.header_offset + largest.file_size // 2 + 64
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     assert torch.load(path, weights_only=True)
+    assert checkpoint_of(out, state["fingerprint"]) is None
+    # Nor is one counted that another version wrote, without what going on takes.
+    path.write_bytes(whole)
+    other = torch.load(path, weights_only=True)
+    del other["alike"]
+    torch.save(other, path)
     assert checkpoint_of(out, state["fingerprint"]) is None
     path.write_bytes(whole)
 
