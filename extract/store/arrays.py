@@ -28,6 +28,17 @@ TYPES = (
 )
 """Element types that a store keeps."""
 
+_COLUMNS = (
+    *("image_id", "path", "label", "labelled", "size", "state", "reason"),
+    *("subset", "group", "row", "split"),
+)
+RESERVED = frozenset({
+    *(VALID, "attrs", "neighbors", "filepath", "tags", "ground_truth"),
+    *_COLUMNS,
+    *(f"image_{name}" for name in _COLUMNS),
+})  # fmt: skip
+"""Names that stand for something else in a store, or in a file that holds arrays beside images."""
+
 _CHUNK_BYTES = 384 * 1024
 _MAX_CHUNK_ROWS = 128
 _AXES = {1: ("feature",), 2: ("token", "channel"), 3: ("channel", "y", "x")}
@@ -102,6 +113,15 @@ def new_spec(name: str, tail: Sequence[int], dtype: Any) -> ArraySpec:
     if 0 in shape:
         raise BadInput(f"array {name!r} has rows of shape {shape}, which hold no number")
     return ArraySpec(name, shape, kind)
+
+
+def check_free(name: str) -> None:
+    """Refuse a name of an array that another thing has: `BadInput`."""
+    if name in RESERVED:
+        raise BadInput(
+            f"array {name!r}: stores and exported files keep something else under this name; name "
+            "it otherwise"
+        )
 
 
 def spec_of(name: str, array: Any) -> ArraySpec:

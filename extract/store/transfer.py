@@ -13,7 +13,7 @@ from alike.extract.errors import AlikeError, BadInput, StoreDamaged
 from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
 from alike.extract.replacing import check_target
-from alike.extract.store.arrays import UNIT, VALID, ArraySpec
+from alike.extract.store.arrays import UNIT, ArraySpec, check_free
 from alike.extract.store.commit import ABSENT
 from alike.extract.store.constants import FITTED
 from alike.extract.store.events import Event, note
@@ -171,8 +171,7 @@ def check_carried(carried: Carried, progress: Progress = silent) -> None:
     if fault:
         raise BadInput(f"its attributes are not those of {carried.attrs['key']}: {fault}")
     for name in carried.specs:
-        if check_name(name, "array") == VALID:
-            raise BadInput(f"array {name!r}: the store keeps one of that name by itself")
+        check_free(check_name(name, "array"))
     for name in carried.constants:
         check_path(name, "constant")
     _check_images(carried.images)

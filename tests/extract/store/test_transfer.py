@@ -13,7 +13,8 @@ import xarray
 
 from alike.extract import row_groups
 from alike.extract.errors import BadInput
-from alike.extract.store.formats.carried import IMAGE_COLUMNS
+from alike.extract.store.arrays import RESERVED
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, OPTIONAL
 from alike.extract.store.formats.formats import FORMATS
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
@@ -339,6 +340,10 @@ def test_truth_values_and_other_byte_orders_are_kept(tmp_path):
     rows = np.arange(12).reshape(6, 2)
     kinds = {"big": ((2,), ">f4"), "yes": ((2,), bool)}
     made = store.create_features(known.EXTRACTION, known.KEY, kinds)
+    # A file of images and arrays would hold two columns of one name.
+    assert {*IMAGE_COLUMNS, *OPTIONAL, *made.table().columns} <= RESERVED
+    with pytest.raises(BadInput, match="keep something else under this name"):
+        store.create_features(known.EXTRACTION, known.KEY, {"label": ((2,), "float32")})
     values = {"big": rows.astype(">f4"), "yes": rows % 3 == 0}
     with pytest.raises(ValueError, match="some values are masked"):
         made.write_unit(0, {**values, "yes": np.ma.masked_array(rows > 3, rows > 8)})
