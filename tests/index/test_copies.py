@@ -49,6 +49,7 @@ def opened(store):
     return NeighbourIndex.open(store, KEY).card
 
 
+@pytest.mark.quick
 def test_a_copy_that_nobody_asked_for_long_is_deleted(store, cache):
     old, young = (cache / "stores" / name / "index/net" for name in ("old", "young"))
     for folder in (old, young):
