@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -212,6 +213,22 @@ def test_no_export_leaves_anything_beside_itself(write, ending, tmp_path):
     assert sorted(p.name for p in (tmp_path / "öut dir").iterdir()) == sorted(
         p.name for p in written
     )
+
+
+def test_a_folder_that_no_export_wrote_stays(write, digits, tmp_path):
+    """A Zarr export takes the place of the folder as a whole."""
+    for name in ("mine.zarr", "tree.zarr"):
+        (tmp_path / "öut dir" / name).mkdir(parents=True)
+    (tmp_path / "öut dir/mine.zarr/notes.txt").write_text("mine")
+    tree = digits.store.root_path / "features.zarr/zarr.json"
+    shutil.copy(tree, tmp_path / "öut dir/tree.zarr/zarr.json")
+    for name in ("mine.zarr", "tree.zarr"):
+        with pytest.raises(BadInput, match="that no `alike export` wrote"):
+            write(name, tables={})
+    (tmp_path / "öut dir/file.zarr").write_text("mine")
+    with pytest.raises(BadInput, match="is no folder"):
+        write("file.zarr", tables={})
+    assert (tmp_path / "öut dir/mine.zarr/notes.txt").is_file()
 
 
 @pytest.mark.quick
