@@ -17,7 +17,7 @@ from alike.extract.display import Displayed, Summary
 from alike.extract.documents import damaged
 from alike.extract.errors import BadInput, NoStore, StoreDamaged
 from alike.extract.identity import check_name, is_name
-from alike.extract.store.arrays import TREE, VALID, ArraySpec
+from alike.extract.store.arrays import TREE, VALID, new_spec
 from alike.extract.store.base import StoreBase
 from alike.extract.store.constants import SEALED, hash_of, sealed_in
 from alike.extract.store.events import Event, note
@@ -28,6 +28,8 @@ from alike.extract.store.metadata import META, lost_arrays, read_group
 from alike.extract.store.settings import SETTINGS, read_settings
 
 SCHEMA = "alike-store/1"
+OF_A_RUN = "store"
+"""Name of the store in the output folder of a run."""
 
 
 class Store(Displayed, StoreBase):
@@ -63,9 +65,10 @@ class Store(Displayed, StoreBase):
         except NotADirectoryError:
             raise BadInput(f"{url} is no folder; name a store, or a place for a new one") from None
         if schema is None and not create:
-            raise NoStore(
-                f"no store at {url}; name one that exists, or make it with `alike extract`"
-            )
+            advice = "name one that exists, or make it with `alike extract`"
+            if files.size(f"{OF_A_RUN}/{SETTINGS}") is not None:
+                advice = f"it holds one: name {str(url).rstrip('/')}/{OF_A_RUN}"
+            raise NoStore(f"no store at {url}; {advice}")
         if schema not in (None, SCHEMA):
             raise BadInput(f"{url} has layout {schema!r}, this version reads {SCHEMA!r}")
         store = Store(files, tree)
@@ -152,12 +155,13 @@ class Store(Displayed, StoreBase):
             arrays: name to (shape of one row, type); those that exist must agree.
 
         Raises:
-            BadInput: the group was made by another network, weights, transform or precision.
+            BadInput: the group was made by another network, weights, transform or precision,
+                or an array is of a type that a store does not keep.
         """
         check_name(key, "extraction")
         with self.brief_lock("layout"):
             specs = [
-                ArraySpec(check_name(name, "array"), tuple(tail), str(np.dtype(dtype)))
+                new_spec(check_name(name, "array"), tail, dtype)
                 for name, (tail, dtype) in arrays.items()
             ]
             new_arrays = lay_out(self.files, self.tree, key, extraction, specs, self.n_rows)
