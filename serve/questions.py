@@ -1,5 +1,7 @@
 """What many questions of the API have in common: their parameters, and how they are answered."""
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
@@ -38,6 +40,8 @@ async def only_its_parameters(request: Request) -> None:
         BadInput: a parameter that the question does not have, or one that is given twice and is
             no list.
     """
+    if getattr(request.scope["route"], "body_field", None) is not None:
+        json.loads(await request.body() or b"null", object_pairs_hook=_once_each)
     given = request.query_params
     if not given:
         return
@@ -49,6 +53,15 @@ async def only_its_parameters(request: Request) -> None:
         times = len(given.getlist(name))
         if times > 1 and not takes[name]:
             raise BadInput(f"{name}: given {times} times, once is expected")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which a name that stands twice would take the last of its values."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        (name, times), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise BadInput(f"{name[:80]}: given {times} times, once is expected")
+    return whole
 
 
 _PARAMETERS: WeakKeyDictionary[Callable[..., Any], dict[str, bool]] = WeakKeyDictionary()

@@ -79,14 +79,19 @@ def studied(tiny_set, tmp_path_factory):
     """A store made by the API alone, in the order of a study."""
     place = tmp_path_factory.mktemp("studied") / "store"
     arguments = (tiny_set.images, tiny_set.network, place)
-    report = alike.extract_images(*arguments, weights="none", train_share=0.4, threads=1)
+    # What tables and arrays give as numbers: numpy's own.
+    report = alike.extract_images(
+        *arguments, weights="none", train_share=np.float64(0.4), threads=np.int64(1),
+    )  # fmt: skip
     store = alike.open_store(place)
     return SimpleNamespace(
         store=store,
         place=place,
         extraction=report,
         index=alike.build_index(store),
-        analysis=alike.analyse(store, measures="gap_cosine,pixel_euclid", bootstrap=20),
+        analysis=alike.analyse(
+            store, measures="gap_cosine,pixel_euclid", bootstrap=np.int64(20), seed=np.uint8(0)
+        ),
     )
 
 
@@ -186,6 +191,33 @@ def test_arguments_are_those_of_the_command(name):
         assert str(mine) == str(default) or (mine is None and default in (None, [])), option
     doc = inspect.getdoc(getattr(alike, name))
     assert all(f"    {argument}: " in doc for argument in ours)
+
+
+def ranges():
+    """Function, argument, smallest and largest number of every option of a command that has one."""
+    for name, words in FUNCTIONS.items():
+        function = getattr(alike, name)
+        for option in COMMANDS[words].params:
+            # Of Click the type has it, of typer's own parameters they themselves.
+            of = option if hasattr(option, "min") else getattr(option, "type", None)
+            ends = getattr(of, "min", None), getattr(of, "max", None)
+            if option.name in inspect.signature(function).parameters and ends != (None, None):
+                yield function, option.name, *ends
+
+
+def test_ranges_are_those_of_the_command():
+    """Refused before anything is done: there is no store `x`."""
+    every = list(ranges())
+    assert len(every) >= 25
+    for function, argument, low, high in every:
+        ours = inspect.signature(function).parameters
+        needed = {one.name: "x" for one in ours.values() if one.default is one.empty}
+        beyond = [low - 1, *([] if high is None else [high + 1])]
+        beyond += [float("inf")] if "float" in str(ours[argument].annotation) else []
+        for value in beyond:
+            line = rf"^{argument} {value}: a (whole )?number from {low} "
+            with pytest.raises(BadInput, match=line):
+                function(**{**needed, argument: value})
 
 
 # What comes back

@@ -13,6 +13,7 @@ from torch import nn
 from alike.extract.errors import BadInput
 from alike.extract.networks import Network, kind_of, write_weights
 from alike.extract.progress import Progress, silent
+from alike.extract.replacing import check_target
 from alike.train.augment import augmentation_named
 from alike.train.batchnorm import settle_statistics
 from alike.train.fit import fit
@@ -97,6 +98,7 @@ def retrain(
     """
     began = time.monotonic()
     settings = (settings or TrainSettings()).changed(**changes)
+    check_target(out, folder=True)
     task = _task(network, images, (held_out, validation), read, settings, progress)
     fingerprint = fingerprint_of(network, settings, task.evaluated, devices * nodes)
     finished = finished_run(out, fingerprint)
