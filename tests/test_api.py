@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 import alike
 from alike.extract.display import Summary, with_interval
 from alike.extract.errors import BadInput
+from alike.extract.images import open_source
 from alike.extract.networks import trust
+from alike.extract.store import Store
 from alike.flows.cli import app
 
 FUNCTIONS = {
@@ -230,6 +232,12 @@ def test_store(studied):
     assert alike.open_store(studied.store) is studied.store
     with pytest.raises(BadInput, match="no store at"):
         alike.open_store(studied.place / "absent")
+    # An option that is misspelt was passed over.
+    with pytest.raises(BadInput, match=r"has no options; given are: creat$"):
+        alike.open_store(studied.place / "absent", creat=True)
+    for open_empty in (Store.open, open_source):
+        with pytest.raises(BadInput, match="an empty name of"):
+            open_empty("")
 
 
 def test_extraction(studied):

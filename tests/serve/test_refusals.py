@@ -82,6 +82,15 @@ def test_a_range_of_a_file_of_the_page_is_the_whole_file(service, value):
     assert answer.text == asked(service, "GET", "/static/main.js").text
 
 
+@pytest.mark.parametrize(
+    "query", ["images?count=1_0", "images/3/neighbours?k=1_0", "typical?distance=0.1&distance=1_0"]
+)
+def test_a_number_is_no_source_of_python(service, query):
+    answer = asked(service, "GET", f"{API}/{query}")
+    assert (answer.status_code, "a number is expected, not '1_0'" in answer.text) == (422, True)
+    assert asked(service, "GET", f"{API}/images?label=1_0").status_code == 404
+
+
 def test_a_body_that_is_not_named_as_json(service):
     answer = asked(service, "POST", MANY, content=b"{}", headers={"Content-Type": "json"})
     assert (answer.status_code, "Content-Type: application/json" in answer.text) == (415, True)
