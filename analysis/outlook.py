@@ -1,6 +1,7 @@
 """One line before a long analysis: images, pairs, about how long, and what the budget changes.
 
-The time is a guess from a count of 1,024 random vectors on this machine, which takes milliseconds.
+The time is a guess from a count of a million random pairs on this machine, which takes
+milliseconds.
 """
 
 import time
@@ -10,19 +11,26 @@ from functools import cache
 
 import numpy as np
 
-from alike.analysis.blocks import Jobs, evaluation_set_of, held_vectors, one_thread_each
-from alike.analysis.pairs import INFLUENCE_ROWS, count_pairs, measured_bins
+from alike.analysis.blocks import (
+    Jobs,
+    Product,
+    best_product,
+    evaluation_set_of,
+    held_vectors,
+    one_thread_each,
+)
+from alike.analysis.pairs import INFLUENCE_ROWS, TILE, count_slab, measured_bins, plan_layers
 
 LONG = 30.0
 """Seconds from which on an analysis is announced."""
-TRIAL = 1024
-"""Vectors that are counted to learn the rate: half a million pairs."""
 LONGEST = 8192
 """Numbers of a vector from which on a product takes nearly all of the time."""
 PASSES = 2.7
 """Work of counting, neighbours, moments and folds, in units of counting all pairs."""
 INFLUENCE = 1.5
 """Work of the influences, in the same units. Both measured, see `docs/measured/analysis.md`."""
+SECONDS_AN_IMAGE = 2e-4
+"""Of lists, tables and scores of an image: 80 to 400 microseconds, more in large classes."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class Load:
     def seconds(self, *, intervals: bool) -> float:
         """About how long one thread takes."""
         passes = PASSES + INFLUENCE * min(1.0, 2 * INFLUENCE_ROWS / self.n) * intervals
-        return self.pairs * seconds_a_pair(self.dim) * passes * self.sides
+        of_pairs = self.pairs * seconds_a_pair(self.dim, self.pairs) * passes
+        return (of_pairs + self.n * SECONDS_AN_IMAGE) * self.sides
 
 
 def most_images(budget: float, dim: int) -> int:
@@ -76,26 +85,36 @@ def most_images(budget: float, dim: int) -> int:
     return max(1000, int((2.0 * budget / dim) ** 0.5))
 
 
-@cache
-def seconds_a_pair(dim: int) -> float:
+def seconds_a_pair(dim: int, pairs: float = 0.0) -> float:
     """Processor time of counting one pair of vectors of this length, measured now.
 
     Of longer ones than `LONGEST` it is in proportion to theirs.
+
+    Args:
+        dim: length of a vector.
+        pairs: of all images; many are multiplied by the fastest product that the machine has.
     """
     if dim > LONGEST:
-        return seconds_a_pair(LONGEST) * dim / LONGEST
+        return seconds_a_pair(LONGEST, pairs) * dim / LONGEST
+    return _seconds_of_a_tile(dim, best_product(dim, pairs * dim))
+
+
+@cache
+def _seconds_of_a_tile(dim: int, product: Product) -> float:
     draw = np.random.default_rng(0)
-    images = evaluation_set_of(np.arange(TRIAL), [str(at % 10) for at in range(TRIAL)])
-    values = draw.standard_normal((TRIAL, dim), dtype=np.float32)
+    images = evaluation_set_of(np.arange(2 * TILE), ["a"] * TILE + ["b"] * TILE)
+    values = draw.standard_normal((2 * TILE, dim), dtype=np.float32)
     vectors = held_vectors(values / np.linalg.norm(values, axis=1, keepdims=True), "cosine")
     bins = measured_bins(vectors, images)
-    times = []
+    layers = plan_layers(2, 2 * TILE, bins.n)
+    slab, times = ((0, TILE), (TILE, 2 * TILE)), []
     with one_thread_each():
-        for _ in range(3):
+        # The first one compiles what counts.
+        for _ in range(4):
             started = time.thread_time()
-            count_pairs(vectors, images, bins=bins)
+            count_slab(vectors, images, bins, layers, product, None, slab)
             times.append(time.thread_time() - started)
-    return min(times) / (TRIAL * (TRIAL - 1) / 2)
+    return min(times) / TILE**2
 
 
 def outlook(loads: Sequence[Load], jobs: Jobs, *, intervals: bool, budget: float | None) -> str:

@@ -28,8 +28,9 @@ UNIT_COPIES = 3
 """Copies of a unit's rows in memory: collected, joined, encoded."""
 EXACT_NUMBERS = 10_000_000
 """Numbers of an index up to which exact search answers within a millisecond: no other is tried."""
-CHOSEN_PAIRS = 60_000
-"""Work of choosing and building an index, in comparisons of two vectors for each of its vectors."""
+TRIED, TRIED_PAIRS, BUILT_PAIRS = 20_000, 400_000, 8_000
+"""Work of choosing an index by trials of so many of its vectors at most, and of building it, in
+comparisons of two vectors for each vector."""
 GIB = 2**30
 
 
@@ -242,7 +243,8 @@ def choosing_seconds(n: int, dimension: int) -> float:
 
     if n * dimension <= EXACT_NUMBERS:
         return 0.0
-    return n * CHOSEN_PAIRS * seconds_a_pair(dimension) / usable_cores()
+    pairs = min(n, TRIED) * TRIED_PAIRS + n * BUILT_PAIRS
+    return pairs * seconds_a_pair(dimension) / usable_cores()
 
 
 def _people_seconds(pipeline: "Pipeline", evaluated: int) -> float:

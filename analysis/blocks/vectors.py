@@ -56,6 +56,9 @@ class Fetch(Protocol):
     def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
         """Vectors (high - low, D), what is to be taken from each (D,) to give z, and b."""
 
+    def some(self, at: NDArray[np.int64]) -> Block:
+        """Give z and b of these positions, ascending."""
+
     def take(self, at: NDArray[np.int64]) -> "Fetch":
         """The same of these positions only."""
 
@@ -99,13 +102,7 @@ class Vectors:
 
     def rows(self, at: NDArray[np.int64]) -> Block:
         """Z and b of these positions, ascending."""
-        parts = []
-        for low, high in blocks(self.n, self.dim):
-            inside = at[(at >= low) & (at < high)]
-            if len(inside):
-                z, b = self.block(low, high)
-                parts.append((z[inside - low], b[inside - low]))
-        return np.concatenate([z for z, _ in parts]), np.concatenate([b for _, b in parts])
+        return self.fetch.some(at)
 
     def sample(self, most: int) -> Block:
         """Z and b of `spread(n, most)`; where they must be read, read once."""
@@ -196,6 +193,9 @@ class _Held:
     def uncentred(self, low: int, high: int) -> tuple[Array, Array, NDArray[np.float64]]:
         return self.x[low:high], self.centre, self.b[low:high]
 
+    def some(self, at: NDArray[np.int64]) -> Block:
+        return self.x[at] - self.centre, self.b[at]
+
     def take(self, at: NDArray[np.int64]) -> "_Held":
         return _Held(self.x[at], self.centre, self.b[at])
 
@@ -243,6 +243,17 @@ class _Stored:
         """Blocks that stay are centred already: 0 is to be taken from them."""
         z, b = self(low, high)
         return z, np.zeros_like(self.centre), b
+
+    def some(self, at: NDArray[np.int64]) -> Block:
+        """Z and b of these positions, of the blocks that they are in."""
+        z, b = np.empty((len(at), len(self.centre)), dtype=np.float32), np.empty(len(at))
+        for low, high in blocks(len(self.rows), len(self.centre)):
+            first, last = np.searchsorted(at, [low, high])
+            if last > first:
+                whole = self(low, high)
+                inside = at[first:last] - low
+                z[first:last], b[first:last] = whole[0][inside], whole[1][inside]
+        return z, b
 
     def take(self, at: NDArray[np.int64]) -> "_Stored":
         """The same of these positions only."""

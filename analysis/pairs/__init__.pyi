@@ -10,6 +10,7 @@ from .counts import SlabCounts as SlabCounts
 from .counts import Totals as Totals
 from .counts import balance as balance
 from .counts import count_pairs as count_pairs
+from .counts import count_slab as count_slab
 from .counts import sure_pairs as sure_pairs
 from .curves import auc as auc
 from .folds import Folded as Folded

@@ -124,7 +124,7 @@ def class_count_change(
     return (ours[0], theirs[0]) if ours and theirs else None
 
 
-def _unusable(value: torch.Tensor, wanted: torch.Tensor, scaled: bool) -> str:
+def _unusable(name: str, value: torch.Tensor, wanted: torch.Tensor, scaled: bool) -> str:
     """Why a tensor is none that a parameter or buffer can take, "" if it can.
 
     Integers in the place of weights are codes, which mean nothing without their scale; so are
@@ -140,7 +140,13 @@ def _unusable(value: torch.Tensor, wanted: torch.Tensor, scaled: bool) -> str:
         return str(value.dtype).removeprefix("torch.")
     if scaled and value.dtype.itemsize == 1:
         return f"{str(value.dtype).removeprefix('torch.')} with a scale"
-    return "NaN" if bool(value.float().isnan().any()) else ""
+    values = value.float()
+    if bool(values.isnan().any()):
+        return "NaN"
+    # A mask that is added, a buffer, holds -inf where nothing may be seen.
+    learned = name.endswith((".weight", ".bias"))
+    infinite = values.isinf() if learned else values.isposinf()
+    return "infinite" if bool(infinite.any()) else ""
 
 
 def cast_note(
@@ -195,7 +201,7 @@ def misfits(
             sorted(
                 f"{name} {kind}"
                 for name, value in tensors.items()
-                if (kind := _unusable(value, wanted[name], name.rpartition(".")[0] in scaled))
+                if (kind := _unusable(name, value, wanted[name], name.rpartition(".")[0] in scaled))
             ),
         ),
         (

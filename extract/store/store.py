@@ -28,6 +28,8 @@ from alike.extract.store.metadata import META, lost_arrays, read_group
 from alike.extract.store.settings import SETTINGS, read_settings
 
 SCHEMA = "alike-store/1"
+OF_A_RUN = "store"
+"""Name of the store in the output folder of a run."""
 
 
 class Store(Displayed, StoreBase):
@@ -63,9 +65,10 @@ class Store(Displayed, StoreBase):
         except NotADirectoryError:
             raise BadInput(f"{url} is no folder; name a store, or a place for a new one") from None
         if schema is None and not create:
-            raise NoStore(
-                f"no store at {url}; name one that exists, or make it with `alike extract`"
-            )
+            advice = "name one that exists, or make it with `alike extract`"
+            if files.size(f"{OF_A_RUN}/{SETTINGS}") is not None:
+                advice = f"it holds one: name {str(url).rstrip('/')}/{OF_A_RUN}"
+            raise NoStore(f"no store at {url}; {advice}")
         if schema not in (None, SCHEMA):
             raise BadInput(f"{url} has layout {schema!r}, this version reads {SCHEMA!r}")
         store = Store(files, tree)

@@ -134,6 +134,8 @@ def diff(
         ]
         if rows:
             _print_rows(rows, [*names, *heads, "difference", "network"])
+    if not any(document[name] for name in (*named, "further", "counts", "scores")):
+        sys.stdout.write(f"{' and '.join(one.id for one in records)} differ in nothing\n")
     if document["series"]:
         sys.stdout.write(f"note: {document['series']}\n")
 

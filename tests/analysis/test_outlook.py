@@ -2,18 +2,26 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from alike.analysis import outlook as module
 from alike.analysis.analyse import AnalysisSettings, analyse
-from alike.analysis.blocks import Jobs
+from alike.analysis.blocks import (
+    Jobs,
+    best_product,
+    evaluation_set_of,
+    held_vectors,
+    one_thread_each,
+)
 from alike.analysis.compare import compare, compared_images, comparison_notes
 from alike.analysis.export import read_result
 from alike.analysis.outlook import Load, most_images, outlook, seconds_a_pair
-from alike.analysis.pairs import influence
+from alike.analysis.pairs import count_pairs, influence
 from alike.analysis.report import write_report
 from alike.analysis.report.answer import answer
 from alike.analysis.stored import Analysis
@@ -46,7 +54,7 @@ def test_a_long_one_says_images_pairs_time_and_budget(tmp_path, make, write_feat
     dim = made.arrays["gap"].shape[1]
     features = write_features(tmp_path / "s", made, taps=["gap"])
     # A machine on which a pair takes a millisecond: 1200 images have 719,400 pairs.
-    monkeypatch.setattr(module, "seconds_a_pair", lambda _dim: 1e-3)
+    monkeypatch.setattr(module, "seconds_a_pair", lambda _dim, _pairs: 1e-3)
     settings = AnalysisSettings(measures=["gap_cosine"], bootstrap=0)
     (line,) = told(features, settings, jobs=Jobs(None, 2))
     assert line.startswith("1,200 images, 719,400 pairs: about ")
@@ -71,7 +79,9 @@ def test_the_guess_grows_with_pairs_measures_and_threads():
     one, many = Load(200_000, 512, 200_000), Load(400_000, 512, 400_000)
     assert 0 < seconds_a_pair(512) < 1e-4
     once = one.seconds(intervals=False)
-    assert many.seconds(intervals=False) == pytest.approx(4 * once, rel=1e-4)
+    # Four times as many pairs, twice as many images.
+    grown = many.seconds(intervals=False) - 4 * once
+    assert grown == pytest.approx(-2 * 200_000 * module.SECONDS_AN_IMAGE, rel=0.01)
     assert one.seconds(intervals=True) > once
     line = outlook([one, many], Jobs(None, 1), intervals=True, budget=1e15)
     assert "400,000 images, 79,999,800,000 pairs for each of 2 measures" in line
@@ -90,10 +100,25 @@ def test_the_guess_grows_with_pairs_measures_and_threads():
     assert "--budget, in settings [analyse] budget" in line
 
 
+def test_a_pair_is_timed_as_pairs_of_many_images_are_counted():
+    """By the product that they are multiplied with, and without what every count does once."""
+    n, dim = 8192, 512
+    made = np.random.default_rng(0).standard_normal((n, dim), dtype=np.float32)
+    images = evaluation_set_of(np.arange(n), ["a"] * (n // 2) + ["b"] * (n // 2))
+    vectors = held_vectors(made, "euclidean")
+    pairs = n * (n - 1) / 2
+    best_product(dim, pairs * dim)
+    started = time.thread_time()
+    with one_thread_each():
+        count_pairs(vectors, images)
+    took = (time.thread_time() - started) / pairs
+    assert took / 3 < seconds_a_pair(dim, pairs) < 3 * took
+
+
 def test_a_comparison_is_announced_too(tmp_path, make, write_features, monkeypatch):
     a = write_features(tmp_path / "a", make(sizes=(30, 20)), taps=["gap"])
     b = write_features(tmp_path / "b", make(sizes=(30, 20)), taps=["gap"])
-    monkeypatch.setattr(module, "seconds_a_pair", lambda _dim: 1.0)
+    monkeypatch.setattr(module, "seconds_a_pair", lambda _dim, _pairs: 1.0)
     lines = []
     compare(a, b, progress=lambda *args: lines.append(args))
     stage, done, total, sentence = lines[0]

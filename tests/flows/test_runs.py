@@ -111,6 +111,7 @@ def test_the_command_takes_more_than_two(tmp_path):
     assert ["gap_cosine", "sameness", "0.25", "0.25", "0.375", "0.125"] in lines
     assert ["gap_cosine", "sameness", "0.5", "0.5", "wide"] in lines
     assert ["seed", "1", "2", "2"] in lines
+    assert said("aaaaa2", "aaaaa2") == f"{FIRST.id} and {FIRST.id} differ in nothing\n"
     # Without a second name it is the last, here one that failed.
     assert json.loads(said("aaaaa4", "--json"))["runs"] == [THIRD.id, FAILED.id]
     with pytest.raises(BadInput, match="no run has that id; the last are"):

@@ -51,6 +51,9 @@ def test_vectors_in_a_file_or_read_again_are_those_in_memory(name, opened, tmp_p
             assert np.array_equal(other.exact(low, high), held.exact(low, high))
     some = np.array([3, 700, 1050])
     assert np.array_equal(filed.take(some).block(0, 3)[0], held.rows(some)[0])
+    for other in (filed, again):
+        for a, b in zip(other.rows(some), held.rows(some), strict=True):
+            assert np.array_equal(a, b)
 
 
 def test_a_sample_is_the_same_wherever_vectors_are_and_read_once(opened, tmp_path, monkeypatch):

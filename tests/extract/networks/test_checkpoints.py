@@ -345,6 +345,7 @@ def test_backbone_of_a_convolutional_classifier(tmp_path: Path) -> None:
         (lambda value: value.to_sparse(), "conv.weight sparse"),
         (lambda value: value.to("meta"), "conv.weight without values"),
         (lambda value: value * float("nan"), "conv.weight NaN"),
+        (lambda value: value - float("inf"), "conv.weight infinite"),
     ],
 )
 def test_weights_that_are_no_real_numbers_are_refused(

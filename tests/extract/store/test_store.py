@@ -223,6 +223,9 @@ def test_opening_what_is_not_there(tmp_path):
     with pytest.raises(BadInput, match=r"no store at .*alike extract"):
         Store.open(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    Store.open(tmp_path / "run" / "store", create=True)
+    with pytest.raises(BadInput, match=r"no store at .*run; it holds one: name .*run/store$"):
+        Store.open(tmp_path / "run")
     store = Store.open(tmp_path, create=True)
     with pytest.raises(BadInput, match=r"none yet"):
         store.features()
