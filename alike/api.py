@@ -382,7 +382,7 @@ def neighbours(
         asked = opened.read(given_images)
         with accepting(trust):
             found = opened.query(
-                [one.row if one.image is None else one.image.data for one in asked],
+                [one.row if one.image is None else one.image for one in asked],
                 k,
                 among=allowed,
                 label=label,

@@ -295,7 +295,7 @@ def test_neighbours_of_rows_files_bytes_and_vectors(studied, tiny_set):
     assert table.at[5, "label"] not in set(found.table["label"])
 
 
-def test_neighbours_refuses(studied):
+def test_neighbours_refuses(studied, tmp_path):
     with pytest.raises(BadInput, match="exclude each other"):
         alike.neighbours(5, studied.store, same_class=True, other_class=True)
     with pytest.raises(BadInput, match="vectors have no images"):
@@ -314,8 +314,18 @@ def test_neighbours_refuses(studied):
         with pytest.raises(BadInput, match=f"k {k!r}: "):
             alike.neighbours(5, studied.store, k)
     assert alike.neighbours(5, studied.store, np.int64(4)).rows.shape == (1, 4)
-    with pytest.warns(UserWarning, match="1 of 1 queries have fewer than 10000 neighbours"):
+    with pytest.warns(UserWarning, match="1 of 1 queries have fewer than 10000 neighbours") as told:
         alike.neighbours(5, studied.store, 10_000)
+    assert Path(told[0].filename) == Path(__file__)
+    # Before, by the number of its bytes.
+    with pytest.raises(BadInput, match=r"image '\S+test_api.py' cannot be decoded"):
+        alike.neighbours(__file__, studied.store)
+    # And a generator was spent before the contact sheet.
+    sheet = tmp_path / "sheet.png"
+    found = alike.neighbours((row for row in [5, 7]), studied.store, 2, contact_sheet=sheet)
+    assert len(found.queries) == 2
+    alike.neighbours([5, 7], studied.store, 2, contact_sheet=tmp_path / "list.png")
+    assert sheet.read_bytes() == (tmp_path / "list.png").read_bytes()
 
 
 def test_a_missing_index_is_built_and_told(studied):
@@ -386,9 +396,33 @@ def test_explanations(studied, tiny_set):
     assert {"0/to_class", "0/to_others"} == set(like.arrays)
     with pytest.raises(BadInput, match="what to explain"):
         alike.explain([], studied.store)
+    # No pair asks for it here, and a wrong name is wrong all the same.
+    with pytest.raises(BadInput, match="unknown measure 'nope'"):
+        alike.explain([0], studied.store, measure="nope")
+
+
+def test_a_class_that_is_named_like_the_index_of_another_is_told(tiny_set, tmp_path):
+    images = tiny_set.images / "b"
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "b").symlink_to(images)
+    store = tmp_path / "store"
+    alike.extract_images(
+        tmp_path / "set",
+        tiny_set.network,
+        store,
+        weights="none",
+        threads=1,
+        classes=["1", "0", "2"],
+    )
+    told = "1 is the name of a class, which is explained; index 1 is class 0"
+    with pytest.warns(UserWarning, match=told):
+        found = alike.explain(0, store, methods="cam", target="1")
+    assert found.tables["images"]["target"].tolist() == ["1"]
 
 
 def test_retrain_extract_compare_report_export(studied, tiny_set, tmp_path):
+    with pytest.raises(BadInput, match="is no folder: name another place"):
+        alike.retrain(__file__, store=studied.store, device="cpu")
     run = alike.retrain(
         tmp_path / "run", store=studied.store, features=studied.extraction.key, loss="ce",
         epochs=1, device="cpu", balanced=False,
