@@ -1,7 +1,9 @@
 """The public functions: those of the command line, with its names and arguments, from Python.
 
 Each loads what it needs when it is called. A store is given as its place or as an open `Store`.
-What is noted on the command line (`note: …`) is a `UserWarning` here.
+What is noted on the command line (`note: …`) is a `UserWarning` here. An argument of another kind,
+or a number beyond the range of the command's option, is a `BadInput` that names it. Scalars of
+NumPy are taken as Python's.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Questions that are wrong in a realistic way: refused in one line, and never taken for others."""
 
 import asyncio
+from functools import cache
 
 import httpx
 import numpy as np
@@ -12,7 +13,7 @@ from alike.extract.errors import AlikeError, BadInput
 from alike.extract.secrets import check_token
 from alike.serve import run
 from alike.serve.app import create_app
-from alike.serve.guard import Access, refuse
+from alike.serve.guard import LOCAL, Access, refuse
 from alike.serve.service import NeighbourService
 
 API = "/api/v1"
@@ -25,12 +26,14 @@ def service(place):
     return NeighbourService(place / "store")
 
 
-def asked(service, verb, path, access=None, **more):
+made = cache(create_app)
+
+
+def asked(service, verb, path, access=LOCAL, **more):
     """What an application in this process answers; a fault is an answer of 500."""
 
     async def answer():
-        app = create_app(service) if access is None else create_app(service, access)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(made(service, access), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(verb, path, **more)
 
