@@ -90,8 +90,16 @@ class BackgroundProbe:
     record: dict[str, Any]
 
 
-class OtherSize(BadInput):
-    """A mask whose size is not that of its image."""
+class Unusable(BadInput):
+    """A mask that cannot be read, or whose size is not that of its image.
+
+    Attributes:
+        kind: of the two, in words.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,13 @@ def cutouts_of(
         BadInput: as `background_probe`.
     """
     source = open_source(masks)
-    paths = {_stem(listed.path): listed.path for listed in source}
+    paths: dict[str, str] = {}
+    for listed in source:
+        other = paths.setdefault(_stem(listed.path), listed.path)
+        if other != listed.path:
+            raise BadInput(
+                f"masks {masks}: {other!r} and {listed.path!r} are masks of one image: keep one"
+            )
     table = features.table(split)
     table = table[table["label"].fillna("").ne("") & ~table["row"].isin(unusable)]
     masked = table["path"].map(_stem).isin(paths)
@@ -225,9 +239,15 @@ def cutouts_of(
     left_out = {"no mask": int((~masked).sum())}
     table = table[masked]
     turn = table.groupby("label").cumcount()
+    several = int((turn == 1).sum())
     table = table.iloc[np.lexsort((table["image_id"], turn))[:limit]]
+    if several > 1 and (table["label"].value_counts() > 1).sum() < 2:
+        raise BadInput(
+            f"--limit {limit} leaves fewer than two classes with two images, of {turn.eq(0).sum()} "
+            f"classes: give {2 * turn.eq(0).sum()} or more"
+        )
     transform, stored = transform_of(features), StoredImages.of(features.store)
-    other_size: list[str] = []
+    unusable_masks: dict[str, list[str]] = {}
     frames: list[Pixels] = []
     objects: list[Mask] = []
     usable: list[bool] = []
@@ -235,8 +255,8 @@ def cutouts_of(
         mask = paths[_stem(path)]
         try:
             frame, covered = _frame_and_object(stored, int(row), source, mask, transform)
-        except OtherSize as error:
-            other_size.append(str(error))
+        except Unusable as error:
+            unusable_masks.setdefault(error.kind, []).append(str(error))
             usable.append(False)
             continue
         whole = tiled_ground(frame, covered) if covered.any() else None
@@ -248,8 +268,8 @@ def cutouts_of(
         frames.append(frame)
         objects.append(covered)
         progress("masks", done, len(table))
-    if other_size:
-        left_out[f"mask of another size ({min(other_size)})"] = len(other_size)
+    for kind, examples in unusable_masks.items():
+        left_out[f"{kind} ({min(examples)})"] = len(examples)
     if not frames:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items() if count)
         raise BadInput(
@@ -261,12 +281,16 @@ def cutouts_of(
             "extract with --resize and --crop"
         )
     table = table[usable]
-    images = evaluation_set_of(
-        table["row"].to_numpy(), table["label"].tolist(), table["image_id"].tolist()
-    )
+    try:
+        images = evaluation_set_of(
+            table["row"].to_numpy(), table["label"].tolist(), table["image_id"].tolist()
+        )
+        check(images.take(images.counts[images.codes] > 1))
+    except BadInput as error:
+        whose = "of the images with an object and a ground"
+        raise BadInput(f"masks {masks}: {whose}: {error}") from error
     order = pd.Index(table["row"]).get_indexer(images.rows)
     cutouts = Cutouts(np.stack(frames)[order], np.stack(objects)[order], images)
-    check(images.take(images.counts[images.codes] > 1))
     return cutouts, {reason: count for reason, count in left_out.items() if count}
 
 
@@ -282,10 +306,10 @@ def _frame_and_object(
     try:
         mask = decode(source.read(mask_path))
     except (BadImage, OSError) as error:
-        raise BadInput(f"mask {mask_path!r} cannot be read: {error}") from error
+        raise Unusable("mask that cannot be read", f"{mask_path!r}: {error}") from error
     if mask.shape[1:] != pixels.shape[1:]:
         sides = [f"{one.shape[1]}x{one.shape[2]}" for one in (mask, pixels)]
-        raise OtherSize(f"{mask_path!r} is {sides[0]}, its image {sides[1]}")
+        raise Unusable("mask of another size", f"{mask_path!r} is {sides[0]}, its image {sides[1]}")
     bright = mask.amax(dim=0, keepdim=True).float()
     covered = ((bright > bright.max() / 2) * 255).to(torch.uint8).expand(3, -1, -1)
     frame = image.frame(transform).numpy()

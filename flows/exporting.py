@@ -71,7 +71,16 @@ def export(
         # Features can be studied before anything was analysed.
         analysis = None
     notes = [analysis.outdated(chosen), *analysis.sample_notes] if analysis else []
-    if analysis and ending_of(to) in (".nc", ".zarr"):
+    ending = ending_of(to)
+    if images and ending != ".parquet":
+        notes.append(f"no thumbnails are written: {ending} does not hold them, .parquet does")
+    if maps and ending == ".npz":
+        notes.append("no places of the map are written: the graph does not hold them")
+    if ending == ".fiftyone.json":
+        other = [n for n in arrays if n in chosen.arrays and len(chosen.arrays[n].tail) != 1]
+        whose = ", ".join(other)
+        notes.append(f"{whose} is not written: FiftyOne takes vectors alone" if other else "")
+    if analysis and ending in (".nc", ".zarr"):
         why = why_no_matrix(analysis.tables.get("class_pairs", pd.DataFrame()))
         notes.append(f"class_pairs is written as rows, not as an array ({why})" if why else "")
     held = [name for name in arrays if name in chosen.arrays]
@@ -99,7 +108,7 @@ def export(
             images=images,
             progress=progress,
         )
-    if analysis and ending_of(to) in WITH_NEIGHBOURS:
+    if analysis and ending in WITH_NEIGHBOURS:
         rows = chosen.table(split)["row"].to_numpy()
         if lists_among(analysis.tables.get("neighbours"), rows, measure) is None:
             others = f"those analysed by {measure} are of other images, or not of all of these"

@@ -248,6 +248,7 @@ def alone_in(
     what: str = "run",
     way_out: str = "another [output] folder",
     *,
+    named: str = "output.folder",
     waiting: Callable[[str], object] | None = None,
 ) -> Iterator[None]:
     """Hold a folder: two runs would overwrite each other's memo, decisions and report.
@@ -258,13 +259,14 @@ def alone_in(
         folder: made if it is not there.
         what: that may work there once at a time; names the lock's file.
         way_out: what to name instead, for the message.
+        named: the setting or option that names the folder.
         waiting: called with a line before another one's end is waited for; None: refuse.
 
     Raises:
         BadInput: the folder cannot be written.
         StoreBusy: another process has it, and it is not waited for.
     """
-    make_output(folder)
+    make_output(folder, named)
     lock = FileLock(folder / f"{what}.lock")
     try:
         lock.acquire(blocking=False)

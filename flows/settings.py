@@ -40,7 +40,8 @@ def read_pipeline(path: Path, overrides: Mapping[str, Any] | None = None) -> Pip
         raise BadInput(f"{path}: no such file; expected a pipeline.toml (see `alike run --help`)")
     text = ""
     try:
-        text = path.read_text(encoding="utf-8")
+        # Some editors begin a file with a mark of its encoding.
+        text = path.read_text(encoding="utf-8-sig")
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         if {"[network]", "[[network]]"} <= {line.strip() for line in text.splitlines()}:

@@ -231,7 +231,7 @@ def checksum(path: Path) -> str:
     return str(crc.hexdigest().decode())
 
 
-_REASONS = {os.strerror(code): code for code in (*ROOM, *PERMISSION)}
+_REASONS = {os.strerror(code): code for code in (*ROOM, *PERMISSION, errno.ENOENT)}
 
 
 def write_faiss(index: Any, path: Path) -> None:
@@ -314,9 +314,11 @@ def rewrite_card(folder: Path, card: Card) -> None:
 def sweep(folder: Path, card: Card | None) -> None:
     """Delete what a card does not name; open readers keep their files."""
     named = {CARD, "lock"} | (set() if card is None else {card.file, card.tail, card.lists})
-    for path in folder.iterdir():
-        if path.name not in named and not path.is_dir():
-            path.unlink(missing_ok=True)
+    # The folder may be one of the user's cache, which may be emptied at any time.
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name not in named and not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def _sweep_unnamed(folder: Path) -> None:

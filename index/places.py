@@ -4,22 +4,25 @@ FAISS reads and writes local files only. The index of a remote store is built in
 user's cache and uploaded whole: first its files, each under a name that no other build gives, then
 the card that names them, in one step. Readers keep a copy. It is the index as long as its card is
 byte for byte that of the store; then nothing is transferred. The store alone is the truth: what a
-killed build left here is not looked at.
+killed build left here is not looked at. A copy that nobody asked for long is deleted when another
+is fetched.
 """
 
 import contextlib
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from alike.extract.command import command_of
-from alike.extract.errors import BadInput, StoreDamaged
-from alike.extract.places import copies_folder
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
+from alike.extract.places import cache_folder, copies_folder, touch, unused
 from alike.index.files import (
     CARD,
+    TRIES,
     building,
     checksum,
     parse_card,
@@ -32,6 +35,8 @@ from alike.index.specs import Card
 
 WORK = ".build"
 """End of the name of the folder in which an index of a remote store is built."""
+COPIES = 2
+"""Copies of an index that are read before it is taken for damaged in its store."""
 
 
 def name_of(key: str, measure: str) -> str:
@@ -108,12 +113,13 @@ def open_index(store: Any, key: str, measure: str, *, mapped: bool = False) -> t
     folder = folder_of(store, key, measure)
     if store.root_path is not None:
         return read_index(folder, mapped=mapped)
-    _fetch(store, key, measure)
-    try:
-        return read_index(folder, mapped=mapped)
-    except StoreDamaged:
-        _fetch(store, key, measure, checked=True)
-        return read_index(folder, mapped=mapped)
+    # A copy that is damaged, or that somebody deletes meanwhile, is fetched again.
+    for again in range(COPIES):
+        _fetch(store, key, measure, checked=again > 0)
+        with contextlib.suppress(StoreDamaged, BadInput):
+            return read_index(folder, mapped=mapped)
+    _fetch(store, key, measure, checked=True)
+    return read_index(folder, mapped=mapped)
 
 
 @contextlib.contextmanager
@@ -125,6 +131,7 @@ def building_of(store: Any, key: str, measure: str) -> Iterator[Path]:
 
     Raises:
         StoreBusy: another process builds this index.
+        BadInput: the folder of the cache was deleted meanwhile.
     """
     folder = folder_of(store, key, measure)
     if store.root_path is not None:
@@ -139,18 +146,25 @@ def building_of(store: Any, key: str, measure: str) -> Iterator[Path]:
         before = _bytes_of(work / CARD)
         try:
             yield work
+            if not work.is_dir():
+                raise FileNotFoundError(work)
             if _bytes_of(work / CARD) != before:
                 lock.check()
                 _upload(store, key, measure, work)
                 with _alone(folder):
                     _link(work, folder)
                     sweep(folder, read_card(folder))
+        except FileNotFoundError as error:
+            if work.is_dir():
+                raise
+            msg = f"{work} was deleted while the index was built there: build it again"
+            raise BadInput(msg) from error
         finally:
             _clear(work)
 
 
 def _clear(work: Path) -> None:
-    for path in work.iterdir():
+    for path in work.iterdir() if work.is_dir() else ():
         if path.name != "lock":
             path.unlink(missing_ok=True)
 
@@ -179,7 +193,7 @@ def _fetch(store: Any, key: str, measure: str, *, checked: bool = False) -> None
         measure: of the index.
         checked: also fetch files anew that differ from their checksums.
     """
-    folder = folder_of(store, key, measure)
+    folder, fetched = folder_of(store, key, measure), False
     with _alone(folder):
         data = _stored_card(store, key, measure)
         if data is None:
@@ -195,12 +209,32 @@ def _fetch(store: Any, key: str, measure: str, *, checked: bool = False) -> None
             place = folder / name
             whole = place.is_file() and size in (None, place.stat().st_size)
             if not whole or (checked and digest and checksum(place) != digest):
+                fetched = True
                 # A file that is gone from the store is missed by who reads the copy.
                 with contextlib.suppress(FileNotFoundError):
                     _download(store, f"{name_of(key, measure)}/{name}", place)
         if _bytes_of(folder / CARD) != data:
             _replace(folder / CARD, data)
             sweep(folder, card)
+    if fetched:
+        _delete_unused()
+
+
+def _delete_unused() -> None:
+    """Delete copies that nobody asked for long; one that is open answers on.
+
+    The lock of a copy is touched whenever it is asked for.
+    """
+    for lock in unused(cache_folder().glob("stores/*/index/*/*.lock")):
+        with contextlib.suppress(OSError), lock.open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = lock.with_suffix("")
+            for path in (folder, folder.with_name(folder.name + WORK)):
+                shutil.rmtree(path, ignore_errors=True)
+            lock.unlink()
+            # As far up as they are empty.
+            for above in lock.parents[:3]:
+                above.rmdir()
 
 
 def _parts(card: Card) -> list[tuple[str, int | None, str]]:
@@ -221,7 +255,7 @@ def _card_place(store: Any, key: str, measure: str) -> str:
 
 
 def _download(store: Any, name: str, target: Path) -> None:
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+    aside = _aside(target)
     try:
         store.files.download(name, aside)
         sync(aside)
@@ -231,9 +265,15 @@ def _download(store: Any, name: str, target: Path) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+    aside = _aside(target)
     aside.write_bytes(data)
     aside.replace(target)
+
+
+def _aside(target: Path) -> Path:
+    # The cache may be emptied at any time.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
 
 
 def _link(source: Path, target: Path) -> None:
@@ -262,8 +302,36 @@ def _bytes_of(path: Path) -> bytes | None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the copy of an index for one process, which waits for others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Hold the copy of an index for one process, which waits for others.
+
+    Raises:
+        BadInput: the user's cache cannot be written.
+    """
+    place = folder.parent / f"{folder.name}.lock"
+    for _ in range(TRIES):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = place.open("w")
+        except FileNotFoundError:
+            # Somebody empties the cache.
+            continue
+        except OSError as error:
+            raise BadInput(
+                f"{error.filename or place} cannot be written ({error.strerror}), and the index of "
+                "a remote store is copied there: name another folder for copies by XDG_CACHE_HOME"
+            ) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # While it was waited for, the cache may have been emptied: then it holds nothing.
+            if _is_at(lock.fileno(), place) and folder.is_dir():
+                touch(place)
+                yield
+                return
+    raise StoreBusy(f"{folder} was deleted {TRIES} times while it was waited for: try again")
+
+
+def _is_at(handle: int, place: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), place.stat())
+    except FileNotFoundError:
+        return False

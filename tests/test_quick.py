@@ -25,7 +25,6 @@ WHOLE_PROCESSES = {
     "serve/test_report_on_a_phone.py",
     "test_foreign_folder.py",
     "test_notebook.py",
-    "train/test_resume.py",
 }
 """Files of tests that train, or start and kill processes, or drive a browser."""
 

@@ -13,7 +13,6 @@ from torch import nn
 from alike.extract.errors import BadInput
 from alike.extract.networks import Network, kind_of, write_weights
 from alike.extract.progress import Progress, silent
-from alike.extract.replacing import check_target
 from alike.train.augment import augmentation_named
 from alike.train.batchnorm import settle_statistics
 from alike.train.fit import fit
@@ -24,10 +23,12 @@ from alike.train.probe import Probe
 from alike.train.run_files import (
     WEIGHTS,
     TrainRun,
+    begin_run,
+    check_out,
     fingerprint_of,
     finished_run,
-    forget_other_run,
     loads_back,
+    replace_run,
     trained_images,
     write_run,
     write_train_images,
@@ -93,12 +94,12 @@ def retrain(
 
     Raises:
         BadInput: an unknown setting, fewer than two classes, images in both sets, a network that
-            cannot be trained for classes.
+            cannot be trained for classes, or a folder with files that no run of ours wrote.
         Diverged: the network's numbers are no longer finite; no weights are written.
     """
     began = time.monotonic()
     settings = (settings or TrainSettings()).changed(**changes)
-    check_target(out, folder=True)
+    check_out(out, network.weights)
     task = _task(network, images, (held_out, validation), read, settings, progress)
     fingerprint = fingerprint_of(network, settings, task.evaluated, devices * nodes)
     finished = finished_run(out, fingerprint)
@@ -106,11 +107,13 @@ def retrain(
         return finished
     checkpoint = checkpoint_of(out, fingerprint)
     ancestors = _ancestors(network)
+    replaced = ""
     if is_first_process():
         out.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
-            forget_other_run(out)
-        write_train_images(out, task.images, task.snapshot, ancestors.images)
+        replaced = begin_run(out, anew=checkpoint is None)
+        if not replaced:
+            # First of all, so that the folder is known as that of a run.
+            write_train_images(out, task.images, task.snapshot, ancestors.images)
     log = RunLog(
         out,
         fingerprint,
@@ -127,8 +130,11 @@ def retrain(
         *ancestors.doubts,
         *_decisions(task.step, log, checkpoint),
         *settle_statistics(final, task.step),
+        *([replaced] if replaced else []),
     ]
     provenance = _provenance(network, settings, task, ancestors)
+    replace_run(out)
+    write_train_images(out, task.images, task.snapshot, ancestors.images)
     write_weights(out / WEIGHTS, final, provenance)
     run = TrainRun(
         weights=out / WEIGHTS,

@@ -18,7 +18,7 @@ from alike.extract.documents import (
     seal,
     unseal,
 )
-from alike.extract.errors import StoreDamaged
+from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.identity import file_hash
 from alike.extract.networks import (
     RUN_RECORD,
@@ -27,6 +27,7 @@ from alike.extract.networks import (
     load_network,
     safe_name,
 )
+from alike.extract.replacing import check_target
 from alike.train.losses import loss_named
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
@@ -153,7 +154,7 @@ def _read_run(out: Path, fingerprint: str | None) -> TrainRun | None:
             return None
         log, steps = pd.read_csv(out / "log.csv"), pd.read_csv(out / "steps.csv")
     # What cannot be read is no finished run: it is trained again.
-    except (FileNotFoundError, StoreDamaged, ValueError):
+    except (OSError, StoreDamaged, ValueError):
         return None
     return TrainRun(
         weights=out / WEIGHTS,
@@ -181,9 +182,60 @@ class _Said:
     """Hashes of the files beside it; version 0.1 kept none."""
 
 
-def forget_other_run(out: Path) -> None:
-    """Take away what an earlier, different run left in the folder."""
-    for name in (RUN, CHECKPOINT, *FILES):
+def check_out(out: Path, start: str) -> None:
+    """Refuse a folder whose files a run would write over although no run of ours wrote them.
+
+    Args:
+        out: folder of the run.
+        start: weights that the run starts from.
+
+    Raises:
+        BadInput: it holds such files, or the weights to start from, or is no folder that can be
+            written.
+    """
+    check_target(out, folder=True)
+    if Path(start) == (out / WEIGHTS).resolve():
+        raise BadInput(
+            f"{out} holds the weights to start from, which the run would write over: name another "
+            "folder for the result"
+        )
+    names = (RUN, *FILES, CHECKPOINT)
+    other = next((one for one in names if (out / one).exists() and not (out / one).is_file()), None)
+    if other is not None:
+        raise BadInput(f"{out / other} is no plain file, a run writes one there: move it away")
+    if (out / RUN).is_file() or (out / TRAIN_IMAGES).is_file():
+        return
+    foreign = next((name for name in (*FILES, CHECKPOINT) if (out / name).exists()), None)
+    if foreign is not None:
+        raise BadInput(
+            f"{out} holds {foreign}, which no retraining wrote: name another folder, or move it "
+            "away"
+        )
+
+
+def begin_run(out: Path, *, anew: bool) -> str:
+    """Take away what an earlier, different run left half done in the folder.
+
+    What such a run finished stays until the new weights are there: see `replace_run`.
+
+    Args:
+        out: folder of the run.
+        anew: it does not go on from a checkpoint.
+
+    Returns:
+        A sentence on the finished run that will be replaced, or nothing.
+    """
+    if anew:
+        for name in (CHECKPOINT, "log.csv", "steps.csv"):
+            (out / name).unlink(missing_ok=True)
+    if not (out / WEIGHTS).is_file():
+        return ""
+    return f"{out} held the weights of another run, or unfinished ones: replaced"
+
+
+def replace_run(out: Path) -> None:
+    """Take away the record of an earlier run, just before its weights are written over."""
+    for name in (RUN, WEIGHTS):
         (out / name).unlink(missing_ok=True)
 
 

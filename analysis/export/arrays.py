@@ -1,6 +1,7 @@
 """Images, features and tables in one file of arrays: HDF5, netCDF and Zarr."""
 
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from alike.analysis.export.result import (
     manifest_json,
     write_h5_table,
 )
+from alike.extract.documents import read_json
 from alike.extract.errors import BadInput
+from alike.extract.replacing import check_target
 
 
 def write_h5(plan: Plan, path: Path) -> None:
@@ -44,12 +47,18 @@ def write_h5(plan: Plan, path: Path) -> None:
 def write_netcdf(plan: Plan, path: Path) -> None:
     """Write netCDF-4: the images at the root, a group for each table; `xarray.open_datatree`.
 
+    Features of float16 are written as float32.
+
     Raises:
         BadInput: h5netcdf is not installed.
     """
     if find_spec("h5netcdf") is None:
         raise BadInput("netCDF needs h5netcdf: pip install h5netcdf, or export to .h5.")
-    as_tree(plan).to_netcdf(path, engine="h5netcdf")
+    tree = as_tree(plan)
+    # netCDF has no half precision: many readers refuse such a file. float32 holds it exactly.
+    wide = {name: tree[name].astype("float32") for name in plan.arrays if tree[name].dtype == "f2"}
+    tree.dataset = tree.to_dataset().assign(wide)
+    tree.to_netcdf(path, engine="h5netcdf")
 
 
 def write_zarr(plan: Plan, path: Path) -> None:
@@ -60,6 +69,23 @@ def write_zarr(plan: Plan, path: Path) -> None:
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
         warnings.filterwarnings("ignore", message=".*data type.*specification.*")
         as_tree(plan).to_zarr(path, zarr_format=3, consolidated=False)
+
+
+def check_zarr(path: Path) -> None:
+    """Refuse a folder that is there and that no export wrote: it would be deleted as a whole.
+
+    Raises:
+        BadInput: it is such a folder, a file, or lies where one may not write.
+    """
+    check_target(path, folder=True)
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    place, attributes = path / "zarr.json", {}
+    with suppress(OSError, BadInput):
+        document = read_json(place.read_bytes(), dict[str, Any], str(place), "", brought=True)
+        attributes = document.get("attributes", {})
+    if MANIFEST not in attributes:
+        raise BadInput(f"{path} is a folder that no `alike export` wrote: name another place")
 
 
 def as_tree(plan: Plan) -> Any:

@@ -1,6 +1,7 @@
 """Samples for FiftyOne: file, label, split, neighbours' purity, place on the map."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def write_fiftyone(plan: Plan, path: Path) -> None:
     """
     samples = list(fiftyone_samples(plan))
     manifest = json.loads(manifest_json(plan.manifest))
-    text = json.dumps({MANIFEST: manifest, "samples": samples}, ensure_ascii=False, indent=1)
+    text = json.dumps(
+        {MANIFEST: manifest, "samples": samples}, ensure_ascii=False, indent=1, allow_nan=False
+    )
     path.write_text(text, encoding="utf-8")
 
 
@@ -49,11 +52,14 @@ def fiftyone_samples(plan: Plan) -> list[dict[str, Any]]:
             if near is not None:
                 sample["same_class_share"] = float(np.mean(labels[near[0][here]] == labels[here]))
                 sample["nearest_distance"] = float(near[1][here, 0])
+            vectors = {name: array[offset] for name, array in values.items() if array.ndim == 2}
             if hasattr(image, "projection_x"):
-                sample["projection"] = [float(image.projection_x), float(image.projection_y)]
-            for name, array in values.items():
-                if array.ndim == 2:
-                    sample[name] = [float(x) for x in array[offset]]
+                vectors["projection"] = (image.projection_x, image.projection_y)
+            for name, vector in vectors.items():
+                numbers = [float(x) for x in vector]
+                # JSON has no NaN: an image without a place on the map has no such field.
+                if all(map(math.isfinite, numbers)):
+                    sample[name] = numbers
             samples.append(sample)
     return samples
 

@@ -60,12 +60,26 @@ def demanded(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         features, split = plan.features, str(plan.manifest["split"])
         where = ("--where", features.where) if features.where else ()
         command = command_of("analyse", features.store, features.key, "--split", split, *where)
-        unlabelled = int(plan.images["label"].isna().sum())
+        unlabelled = int(plan.images["label"].fillna("").eq("").sum())
         if unlabelled:
             raise BadInput(
                 f"{unlabelled} of the {len(plan.images)} images of split {split!r} have no class, "
                 "and an analysis lists no neighbours of these: give them one, or leave them out "
                 "by --where label=NAME,…, here and in `alike analyse`"
+            )
+        counts = plan.images["label"].value_counts()
+        if len(counts) < 2 or counts.max() < 2:
+            raise BadInput(
+                f"the {len(plan.images)} images of split {split!r} have {len(counts)} class(es): "
+                "neighbours are those of an analysis, which needs two classes or more, one of "
+                "them with two images or more"
+            )
+        measure, whole = plan.manifest.get("measure"), plan.manifest.get("n_images_before_sampling")
+        taken = plan.manifest.get("evaluated", {}).get(measure)
+        if taken and whole and taken < whole:
+            raise BadInput(
+                f"the analysis by {measure} is of {taken:,} of {whole:,} images, and the graph is "
+                f"of all: run `{command}` with a larger --budget, if that is why"
             )
         raise BadInput(
             f"there are no neighbours among exactly the {len(plan.images)} images of split "

@@ -28,10 +28,10 @@ def write_parquet(plan: Plan, path: Path) -> None:
     meta = {MANIFEST: manifest_json({"name": "images", "shapes": shapes, **plan.manifest})}
     near = neighbour_lists(plan)
     pictures = _pictures(plan)
-    done = 0
+    done, columns = 0, _columns_of(plan.images)
     with RowGroups(path, compression="zstd") as groups:
         for part, values in plan.blocks():
-            table = pa.Table.from_pandas(part, preserve_index=False)
+            table = pa.Table.from_pandas(part, columns, preserve_index=False)
             if near is not None:
                 span = slice(done, done + len(part))
                 table = table.append_column(
@@ -46,6 +46,17 @@ def write_parquet(plan: Plan, path: Path) -> None:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **meta})
             groups.add(table)
             done += len(part)
+
+
+def _columns_of(images: pd.DataFrame) -> Any:
+    """The Arrow schema of all images: a part may have no value in a column at all."""
+    import pyarrow as pa
+
+    schema = pa.Schema.from_pandas(images, preserve_index=False)
+    for number, field in enumerate(schema):
+        if pa.types.is_null(field.type):
+            schema = schema.set(number, field.with_type(pa.string()))
+    return schema
 
 
 def _neighbor_column(ids: np.ndarray, distances: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from alike.analysis.export.arrays import write_h5, write_netcdf, write_zarr
+from alike.analysis.export.arrays import check_zarr, write_h5, write_netcdf, write_zarr
 from alike.analysis.export.fiftyone import write_fiftyone
 from alike.analysis.export.graph import write_graph
 from alike.analysis.export.plan import COLUMN_UNITS, Plan
@@ -88,6 +88,8 @@ def export(
     """
     target = Path(to)
     ending = ending_of(target)
+    if ending == ".zarr":
+        check_zarr(target)
     held = [name for name in arrays if name in features.arrays]
     table = features.table(split, names=held or None)
     if table.empty:

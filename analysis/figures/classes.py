@@ -33,6 +33,8 @@ MOST_ON_CURVE = 1000
 HEIGHT, HEIGHT_OF_MANY = 480, 680
 LONGEST_TICK = 16
 """Characters of a tick label: longer names leave no room for the matrix."""
+LONGEST_ROW = 32
+"""The same where names stand on one side alone."""
 
 
 def class_matrix(class_pairs: pd.DataFrame, measure: str = "gap_cosine") -> pd.DataFrame:
@@ -248,7 +250,10 @@ def per_class_figure(before: pd.DataFrame | None, after: pd.DataFrame, score: st
         }  # fmt: skip
     figure.add_trace(dots)
     figure.update_layout(showlegend=then is not None)
-    figure.update_yaxes(type="category", range=[-0.6, len(names) - 0.4], tickvals=names)
+    ticks = [literal(shortened(str(name), LONGEST_ROW)) for name in now.index]
+    figure.update_yaxes(
+        type="category", range=[-0.6, len(names) - 0.4], tickvals=names, ticktext=ticks
+    )
     figure.update_xaxes(title_text=f"{score.replace('_', ' ')} (right is better)")
     return figure
 

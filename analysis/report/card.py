@@ -22,6 +22,8 @@ from alike.extract.identity import network_title
 
 VERSION = 1
 """Of the card's form."""
+MOST_CLASSES = 200
+"""Classes that the page names; the JSON document names all."""
 ABOUT = ("network", "args", "weights_hash", "transform", "precision", "taps", "class_names")
 SETTINGS = (
     "split", "where", "seed", "bins", "precision", "budget", "scores_version", "features_digest",
@@ -135,7 +137,8 @@ def card_page(card: dict[str, Any]) -> str:
             cells = [[_cell(value) for value in row.values()] for row in card[name]]
             body += section(name, name.capitalize(), "", table(columns, cells))
     for name in ("network", "images", "settings"):
-        body += section(name, name.capitalize(), "", definitions(card[name]))
+        facts = {fact: _first(value) for fact, value in card[name].items()}
+        body += section(name, name.capitalize(), "", definitions(facts))
     body += section("rest", "Further", "", definitions(rest))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -147,6 +150,14 @@ def card_page(card: dict[str, Any]) -> str:
         "th button { all: unset }\n</style>\n"
         f"</head>\n<body>\n<h1>{text(card['key'])}</h1>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _first(value: Any) -> Any:
+    """A list of classes as the page has it: of many the first, and how many are left out."""
+    if not isinstance(value, list) or len(value) <= MOST_CLASSES:
+        return value
+    left_out = f"and {len(value) - MOST_CLASSES:,} more, which the card as .json names"
+    return [*value[:MOST_CLASSES], left_out]
 
 
 def _cell(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 The headers lie between the images. To read them takes 40 µs of processor time for each file and, of
 a tar on an object store, all of its bytes if the images are small. So they are kept in the user's
-cache, one file for each tar, and read again where the stamp of the tar is another one.
+cache, one file for each tar, and read again where the stamp of the tar is another one. A file that
+was not read for long is deleted (`alike.extract.places.KEPT_DAYS`).
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from alike.extract.documents import read_npz
 from alike.extract.errors import BadInput, StoreDamaged
 from alike.extract.images.source import Stamp, local_path
 from alike.extract.images.tree import shown
-from alike.extract.places import cache_folder
+from alike.extract.places import cache_folder, delete_unused, touch
 from alike.extract.replacing import aside
 from alike.extract.secrets import masked
 
@@ -91,13 +92,17 @@ def contents_of(
         stamp, file = None, Path()
     if stamp is not None and not anew:
         with suppress(OSError, StoreDamaged, ValueError, KeyError):
-            return _from_bytes(file.read_bytes(), stamp, str(file))
+            contents = _from_bytes(file.read_bytes(), stamp, str(file))
+            touch(file)
+            return contents
     with opened() as data:
         contents = _read(data, is_text)
     if stamp is not None and (local_path(place) is None or len(contents.names) >= KEPT_FROM):
         # A cache that cannot be written costs time, and nothing else.
         with suppress(OSError), aside(file) as part:
             part.write_bytes(_as_bytes(contents, stamp, name))
+        # It grows only here.
+        delete_unused(file.parent)
     return contents
 
 

@@ -190,7 +190,8 @@ def check_finite(name: str, values: NDArray[Any], rows: NDArray[np.int64], key: 
     if not finite.all():
         msg = (
             f"{name} is NaN or infinite in rows {_some(np.asarray(rows)[~finite])} of {key}: "
-            "run `alike store verify`, or extract them again"
+            "run `alike store verify`, or extract them again; a program that writes features names "
+            "such rows as bad"
         )
         raise BadInput(msg)
 

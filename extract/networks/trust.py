@@ -62,10 +62,16 @@ def accepting(agreed: bool) -> Iterator[None]:
 
 
 def agreements() -> Path:
-    """The folder with what the user agreed to; `XDG_CONFIG_HOME` names another place for it."""
-    given = os.environ.get("XDG_CONFIG_HOME")
-    if given:
-        base = Path(given)
+    """The folder with what the user agreed to; `XDG_CONFIG_HOME` names another place for it.
+
+    One that is no absolute path counts as unset: a folder that is worked in must not agree.
+
+    Raises:
+        RuntimeError: the user has no home, and the variable is not set.
+    """
+    given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if given.is_absolute():
+        base = given
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Application Support"
     elif sys.platform == "win32":
@@ -100,7 +106,8 @@ def agree(name: str) -> None:
 
 
 def _keep(digest: str, name: str) -> None:
-    with contextlib.suppress(OSError):
+    # Who has no home is asked again.
+    with contextlib.suppress(OSError, RuntimeError):
         place = agreements() / digest
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +115,7 @@ def _keep(digest: str, name: str) -> None:
 
 
 def _is_kept(digest: str) -> bool:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
         return (agreements() / digest).exists()
     return False
 

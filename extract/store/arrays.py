@@ -1,13 +1,14 @@
 """How one array of features lies in Zarr: shapes, chunks, codecs, and its whole-shard writes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from alike.extract.documents import damaged
+from alike.extract.errors import BadInput
 
 UNIT = 1024
 """Rows of one unit of work: one shard of every array, one record of the ledger."""
@@ -20,6 +21,23 @@ VALID = "valid"
 
 VALID_ROWS = 2**20
 """Rows of one chunk of `valid`."""
+
+TYPES = (
+    *("float16", "float32", "float64", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+"""Element types that a store keeps."""
+
+_COLUMNS = (
+    *("image_id", "path", "label", "labelled", "size", "state", "reason"),
+    *("subset", "group", "row", "split"),
+)
+RESERVED = frozenset({
+    *(VALID, "attrs", "neighbors", "filepath", "tags", "ground_truth"),
+    *_COLUMNS,
+    *(f"image_{name}" for name in _COLUMNS),
+})  # fmt: skip
+"""Names that stand for something else in a store, or in a file that holds arrays beside images."""
 
 _CHUNK_BYTES = 384 * 1024
 _MAX_CHUNK_ROWS = 128
@@ -74,6 +92,36 @@ class ArraySpec:
     def empty(self, rows: int) -> np.ndarray:
         """Give `rows` missing rows."""
         return np.full((rows, *self.tail), self.fill, dtype=self.dtype)
+
+
+def new_spec(name: str, tail: Sequence[int], dtype: Any) -> ArraySpec:
+    """Describe an array of features that comes from outside, whatever its byte order.
+
+    Raises:
+        BadInput: its numbers are of a type that a store does not keep, or it has none.
+    """
+    try:
+        kind = np.dtype(dtype).newbyteorder("=").name
+    except TypeError:
+        kind = str(dtype)
+    if kind not in TYPES:
+        raise BadInput(
+            f"array {name!r} holds {kind}, and a store keeps floats of 16, 32 or 64 bits, whole "
+            "numbers and bool: cast it, such as to float32"
+        )
+    shape = tuple(int(n) for n in tail)
+    if 0 in shape:
+        raise BadInput(f"array {name!r} has rows of shape {shape}, which hold no number")
+    return ArraySpec(name, shape, kind)
+
+
+def check_free(name: str) -> None:
+    """Refuse a name of an array that another thing has: `BadInput`."""
+    if name in RESERVED:
+        raise BadInput(
+            f"array {name!r}: stores and exported files keep something else under this name; name "
+            "it otherwise"
+        )
 
 
 def spec_of(name: str, array: Any) -> ArraySpec:
@@ -179,12 +227,19 @@ def shard_bytes(spec: ArraySpec, rows: np.ndarray) -> bytes:
     return b"" if shard is None else bytes(shard.to_bytes())
 
 
-def check_rows(specs: Mapping[str, ArraySpec], name: str, rows: np.ndarray) -> None:
-    """Refuse rows of another shape or type than the array's: `ValueError`, a fault of ours."""
+def plain_rows(specs: Mapping[str, ArraySpec], name: str, rows: np.ndarray) -> np.ndarray:
+    """Give rows as the array holds them, whatever the order of their bytes.
+
+    Raises:
+        ValueError: they are of another shape or type, or some of their values are masked.
+    """
     spec = specs.get(name)
     if spec is None:
         raise ValueError(f"no array {name!r} in this group, only {sorted(specs)}")
-    if rows.shape[1:] != spec.tail or rows.dtype != np.dtype(spec.dtype):
+    if np.ma.is_masked(rows):
+        raise ValueError(f"{name}: some values are masked; name their images bad, or fill them")
+    if rows.shape[1:] != spec.tail or rows.dtype.newbyteorder("=") != np.dtype(spec.dtype):
         raise ValueError(
             f"{name}: rows are {rows.dtype} {rows.shape}, the array holds {spec.dtype} {spec.tail}"
         )
+    return np.asarray(rows, dtype=spec.dtype)

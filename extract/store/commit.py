@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alike.extract.errors import StoreDamaged
-from alike.extract.store.arrays import UNIT, ArraySpec, check_rows, shard_bytes
+from alike.extract.store.arrays import UNIT, ArraySpec, plain_rows, shard_bytes
 from alike.extract.store.files import disk_errors
 from alike.extract.store.group import Group
 from alike.extract.store.ledger import Committed, Record, ids_hash, provenance, row_hash
@@ -170,7 +170,7 @@ def _joined(
     without: Sequence[int],
 ) -> _Shard:
     """Put the unit's rows together: as committed before `first`, new ones, NaN for `without`."""
-    check_rows(group.arrays, name, new_rows)
+    new_rows = plain_rows(group.arrays, name, new_rows)
     lo = first // UNIT * UNIT
     if without:
         new_rows = new_rows.copy()

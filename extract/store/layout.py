@@ -13,6 +13,7 @@ from alike.extract.store.arrays import (
     TREE,
     VALID,
     ArraySpec,
+    check_free,
     create_array,
     create_valid,
     described_otherwise,
@@ -128,6 +129,9 @@ def lay_out(
                 raise BadInput(f"{key}/{spec.name} holds {present[spec.name]}, not {spec}")
         added = [spec for spec in specs if spec.name not in present]
         lost = [spec for name, spec in listed.items() if name not in present]
+        for spec in added:
+            if spec.name not in listed:
+                check_free(spec.name)
         all_specs = {**present, **{spec.name: spec for spec in [*lost, *added]}}
         stored_taps: Any = (attrs or {}).get("taps", [])
         taps = list(dict.fromkeys([*stored_taps, *described.get("taps", [])]))

@@ -17,7 +17,7 @@ from alike.extract.display import Displayed, Summary
 from alike.extract.documents import damaged
 from alike.extract.errors import BadInput, NoStore, StoreDamaged
 from alike.extract.identity import check_name, is_name
-from alike.extract.store.arrays import TREE, VALID, ArraySpec
+from alike.extract.store.arrays import TREE, VALID, new_spec
 from alike.extract.store.base import StoreBase
 from alike.extract.store.constants import SEALED, hash_of, sealed_in
 from alike.extract.store.events import Event, note
@@ -155,12 +155,13 @@ class Store(Displayed, StoreBase):
             arrays: name to (shape of one row, type); those that exist must agree.
 
         Raises:
-            BadInput: the group was made by another network, weights, transform or precision.
+            BadInput: the group was made by another network, weights, transform or precision,
+                or an array is of a type that a store does not keep.
         """
         check_name(key, "extraction")
         with self.brief_lock("layout"):
             specs = [
-                ArraySpec(check_name(name, "array"), tuple(tail), str(np.dtype(dtype)))
+                new_spec(check_name(name, "array"), tail, dtype)
                 for name, (tail, dtype) in arrays.items()
             ]
             new_arrays = lay_out(self.files, self.tree, key, extraction, specs, self.n_rows)

@@ -13,7 +13,7 @@ from alike.extract.errors import AlikeError, BadInput, StoreDamaged
 from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
 from alike.extract.replacing import check_target
-from alike.extract.store.arrays import UNIT, VALID, ArraySpec
+from alike.extract.store.arrays import UNIT, ArraySpec, check_free
 from alike.extract.store.commit import ABSENT
 from alike.extract.store.constants import FITTED
 from alike.extract.store.events import Event, note
@@ -26,6 +26,7 @@ from alike.extract.store.locks import require_writable
 from alike.extract.store.store import Store
 
 _ABSENT = (ABSENT, "not in the imported file")
+_ELSEWHERE = "features made elsewhere are written to a store as docs/store.md says"
 
 
 def export_group(
@@ -124,24 +125,33 @@ def import_group(
     """
     path = Path(source)
     if not path.is_file():
-        raise BadInput(f"no file {path}; name one that `alike store export` wrote")
+        kind = "is a folder" if path.is_dir() else "is no file"
+        raise BadInput(f"{path} {kind}; name a file that `alike store export` wrote; {_ELSEWHERE}")
+    if path.suffix not in FORMATS:
+        raise BadInput(
+            f"{path.name}: an exported group ends in one of {', '.join(FORMATS)}; {_ELSEWHERE}"
+        )
     with ExitStack() as stack:
         try:
             carried = stack.enter_context(_format(path).open(path))
             check_carried(carried, progress)
+        except BadInput as error:
+            if str(path) in str(error):
+                raise
+            raise BadInput(f"{path}: {error}") from error
         except AlikeError:
             raise
         # A damaged file makes the readers of its format raise anything.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise BadInput(f"{path} holds no exported group ({reason})") from error
+            raise BadInput(f"{path} holds no exported group ({reason}); {_ELSEWHERE}") from error
         if carried.sums is None:
             tell(
-                f"{path.name} was exported by an earlier version: its images, labels and constants "
-                "carry no checksums, so only what its format itself guards was checked"
+                f"{path.name} carries no checksums: an earlier version exported it, or another "
+                "program wrote it; only what its format itself guards was checked"
             )
         _tell_labels(store, carried, path.name, tell)
-        return _take_in(store, carried, path.name, progress)
+        return _take_in(store, carried, path.name, progress, tell)
 
 
 def check_carried(carried: Carried, progress: Progress = silent) -> None:
@@ -161,11 +171,16 @@ def check_carried(carried: Carried, progress: Progress = silent) -> None:
     if fault:
         raise BadInput(f"its attributes are not those of {carried.attrs['key']}: {fault}")
     for name in carried.specs:
-        if check_name(name, "array") == VALID:
-            raise BadInput(f"array {name!r}: the store keeps one of that name by itself")
+        check_free(check_name(name, "array"))
     for name in carried.constants:
         check_path(name, "constant")
     _check_images(carried.images)
+    for name, length in carried.lengths.items():
+        if length != len(carried.images):
+            raise BadInput(
+                f"array {name} has {length} rows for {len(carried.images)} images: one row for "
+                "each image is expected"
+            )
     sums = RowSums(carried)
     for done, name in enumerate(carried.specs, 1):
         spec = carried.specs[name]
@@ -216,7 +231,9 @@ def _tell_labels(store: Store, carried: Carried, name: str, tell: Callable[[str]
         )
 
 
-def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> Features:
+def _take_in(
+    store: Store, carried: Carried, name: str, progress: Progress, tell: Callable[[str], object]
+) -> Features:
     attrs = dict(carried.attrs)
     key = str(attrs.pop("key"))
     require_writable(store.files)
@@ -245,10 +262,15 @@ def _take_in(store: Store, carried: Carried, name: str, progress: Progress) -> F
                     features.write_constant(constant, value)
             own = {one: value for one, value in lacking.items() if not one.startswith(FITTED)}
             features = store.keep_constants(features, own)
-            units = features.pending(carried.specs)
+            units, without = features.pending(carried.specs), 0
             for done, unit in enumerate(units, 1):
-                _take_unit(features, carried, unit, name)
+                without += _take_unit(features, carried, unit, name)
                 progress("import", done, len(units))
+    if without:
+        tell(
+            f"{without} of the images of {name} have NaN or infinite values there: they have no "
+            "features (`alike store ls --bad`)"
+        )
     note(store.files, Event("imported", key, f"{len(images)} images from {name}"))
     return features
 
@@ -274,13 +296,17 @@ def _take_groups(store: Store, images: pd.DataFrame, view: pd.DataFrame) -> None
     store.assign_sides()
 
 
-def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> None:
-    """Commit a unit: carried rows, rows that were good already, absent ones for the rest."""
+def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> int:
+    """Commit a unit: carried rows, rows that were good already, absent ones for the rest.
+
+    Returns:
+        How many images have no features here, although the file does not say so.
+    """
     rows = features.todo(unit, carried.specs)
     ids = features.store.image_ids(rows.start, rows.stop)
     at = pd.Index(carried.images["image_id"]).get_indexer(ids)
     if (at < 0).all():
-        return
+        return 0
     states = carried.images[["state", "reason"]].to_numpy()
     bad = {
         row: _ABSENT if position < 0 else (str(states[position][0]), str(states[position][1]))
@@ -295,12 +321,42 @@ def _take_unit(features: Features, carried: Carried, unit: int, run: str) -> Non
     for name, array in arrays.items():
         if len(stored):
             array[stored] = features.read(name, stored + rows.start)
+    good_rows = [row for row in rows if row not in bad]
+    broken, lost = _non_finite(arrays, good_rows, rows.start)
+    # What the store has already does not change.
+    broken = {row: why for row, why in broken.items() if at[row - rows.start] >= 0}
+    features.write_unit(unit, arrays, {**bad, **broken}, run_id=f"import {run}", lost=lost)
+    return len(broken)
+
+
+def _non_finite(
+    arrays: Mapping[str, np.ndarray], rows: Sequence[int], first: int
+) -> tuple[dict[int, tuple[str, str]], dict[int, list[str]]]:
+    """Rows with a NaN or an infinity, as an extraction treats them.
+
+    Args:
+        arrays: by name, from row `first` on.
+        rows: to look at.
+        first: row of the first line.
+
+    Returns:
+        Rows without a feature, with (state, reason); rows without a map, with its name: such a map
+        is missing, or beyond the range of float16.
+    """
+    bad: dict[int, tuple[str, str]] = {}
     lost: dict[int, list[str]] = {}
+    at = np.asarray(rows, dtype=np.int64) - first
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and array.ndim > 2:
-            for at_row in np.flatnonzero(np.isnan(array.reshape(len(array), -1)).all(axis=1)):
-                lost.setdefault(rows.start + int(at_row), []).append(name)
-    features.write_unit(unit, arrays, bad, run_id=f"import {run}", lost=lost)
+        if array.dtype.kind != "f":
+            continue
+        flat = array.reshape(len(array), -1)
+        for place in at[~np.isfinite(flat[at]).all(axis=1)]:
+            row = first + int(place)
+            if array.ndim > 2 and (array.dtype == np.float16 or np.isnan(flat[place]).all()):
+                lost.setdefault(row, []).append(name)
+            else:
+                bad[row] = ("non-finite", f"{name} has NaN or infinite values ({array.dtype})")
+    return bad, {row: names for row, names in lost.items() if row not in bad}
 
 
 def _rows_at(carried: Carried, spec: ArraySpec, at: np.ndarray) -> np.ndarray:

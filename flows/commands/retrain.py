@@ -159,7 +159,7 @@ def _alone(out: Path) -> AbstractContextManager[None]:
 
     if not is_first_process():
         return nullcontext()
-    return alone_in(out, "retrain", "another folder by --to")
+    return alone_in(out, "retrain", "another folder by --to", named="--to")
 
 
 def _tell(run: "TrainRun", held_out: int, as_json: bool) -> None:

@@ -287,6 +287,21 @@ def test_masks_that_do_not_fit_are_refused_or_counted(studied, tmp_path):
     first = f"{listed['path'].iloc[0].rpartition('.')[0] or listed['path'].iloc[0]}.png"
     left_out = alike.probe_background(store, folder, limit=1000).record["left_out"]
     assert left_out == {f"mask of another size ('{first}' is 12x12, its image 24x24)": 2}
+    (folder / first).write_bytes((folder / first).read_bytes()[:60])
+    left_out = alike.probe_background(store, folder, limit=1000).record["left_out"]
+    assert sorted(left_out.values()) == [1, 1]
+    assert any(f"mask that cannot be read ('{first}': " in reason for reason in left_out)
+    Image.new("L", (24, 24)).save((folder / first).with_suffix(".bmp"))
+    with pytest.raises(BadInput, match="are masks of one image: keep one"):
+        alike.probe_background(store, folder)
+    with pytest.raises(BadInput, match=r"--limit 4 leaves fewer than two classes .* give 20 or"):
+        alike.probe_background(store, place / "masks.npz", limit=4)
+    for row in listed.itertuples():
+        if row.label != listed["label"].iloc[0]:
+            (folder / row.path).with_suffix(".png").unlink()
+    (folder / first).with_suffix(".bmp").unlink()
+    with pytest.raises(BadInput, match=r"of the images with an object and a ground: .* one class"):
+        alike.probe_background(store, folder)
     (tmp_path / "other" / "a").mkdir(parents=True)
     Image.fromarray(masks[0]).save(tmp_path / "other" / "a" / "1.png")
     with pytest.raises(BadInput, match="but for the suffix"):

@@ -33,6 +33,8 @@ def test_paths_are_beside_the_file(tmp_path):
 
 def test_train_share_follows_retrain(tmp_path):
     assert read_pipeline(written(tmp_path, SMALL)).train_share == 0.0
+    # As some editors write it.
+    assert read_pipeline(written(tmp_path, f"\ufeff{SMALL}")).train_share == 0.0
     assert read_pipeline(written(tmp_path, SMALL)).validation_share == 0.0
     assert read_pipeline(written(tmp_path, SMALL + "[retrain]\n")).train_share == 0.5
     assert read_pipeline(written(tmp_path, SMALL + "[retrain]\n")).validation_share == 0.25

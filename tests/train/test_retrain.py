@@ -333,7 +333,9 @@ def test_a_finished_run_that_was_altered_is_made_again(parent, digits, tmp_path,
 
 @pytest.mark.parametrize("cut", [0, 50, None])
 def test_a_damaged_checkpoint_is_none(tmp_path, cut):
-    torch.save({"callbacks": {"log": {"fingerprint": "f"}}}, tmp_path / "checkpoint.ckpt")
+    log = {"fingerprint": "f", "rows": [], "best": {}}
+    whole = {"callbacks": {"log": log}, "alike": {"watch": {}, "steps": []}}
+    torch.save(whole, tmp_path / "checkpoint.ckpt")
     assert checkpoint_of(tmp_path, "f") is not None
     data = (tmp_path / "checkpoint.ckpt").read_bytes()
     (tmp_path / "checkpoint.ckpt").write_bytes(b"[]" if cut is None else data[:cut])

@@ -70,6 +70,8 @@ def test_from_images_through_a_store_to_a_second_training(folder, tmp_path):
         json.loads((run / "run.json").read_text())["parent_weights"] for run in (second, other)
     ]
     assert parents == [str(first / "weights.safetensors"), "none"]
+    with pytest.raises(BadInput, match=r"--to .*small\.py/x cannot be written"):
+        alike(*words[:-1], place / "small.py" / "x")
     with alone_in(other, "retrain"), pytest.raises(StoreBusy, match="another retrain works in"):
         alike(*words[:-1], other)
 

@@ -12,15 +12,16 @@ All stream: memory is a block of 1024 rows, whatever the number of images. A car
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from alike.extract.documents import read_json
+from alike.extract.errors import BadInput
 from alike.extract.identity import seal_of
-from alike.extract.store.arrays import UNIT, ArraySpec
+from alike.extract.store.arrays import UNIT, ArraySpec, new_spec
 
 IMAGE_COLUMNS = ("image_id", "path", "label", "labelled", "size", "state", "reason")
 OPTIONAL = ("subset", "group")
@@ -44,6 +45,7 @@ class Carried:
         constants: name to array.
         read: gives rows [lo, hi) of an array.
         sums: what to its checksum, as the file says; None for files of earlier versions.
+        lengths: rows of the arrays in the file, where these may be more or fewer than the images.
     """
 
     attrs: dict[str, Any]
@@ -52,6 +54,7 @@ class Carried:
     constants: dict[str, np.ndarray]
     read: Callable[[str, int, int], np.ndarray]
     sums: dict[str, str] | None = None
+    lengths: dict[str, int] = field(default_factory=dict)
 
     def small_sums(self) -> dict[str, str]:
         """Give the checksums of the attributes, of the columns of the images and of constants."""
@@ -109,6 +112,22 @@ def _hash(value: np.ndarray) -> Any:
     return hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16)
 
 
+def carried_spec(name: str, shape: tuple[int, ...] | None, dtype: Any) -> ArraySpec:
+    """Describe an array of a file.
+
+    Args:
+        name: of the array.
+        shape: of the whole; None or () of what has no rows.
+        dtype: of its numbers.
+
+    Raises:
+        BadInput: it has no rows, or numbers of a type that a store does not keep.
+    """
+    if not shape:
+        raise BadInput(f"array {name!r} has no rows, one for each image is expected")
+    return new_spec(name, shape[1:], dtype)
+
+
 def columns_of(images: pd.DataFrame) -> dict[str, np.ndarray]:
     """Give the columns of the images as arrays: numbers, or str objects."""
     names = [*IMAGE_COLUMNS, *(name for name in OPTIONAL if name in images)]
@@ -116,12 +135,29 @@ def columns_of(images: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def images_of(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Put the columns of the images together again; those of `OPTIONAL` may be missing."""
-    return pd.DataFrame(
-        {
-            name: np.asarray(columns[name]).astype(NUMBERS[name])
-            if name in NUMBERS
-            else pd.Series([str(one) for one in columns[name]], dtype=object)
-            for name in columns
-        }
-    )
+    """Put the columns of the images together again; those of `OPTIONAL` may be missing.
+
+    Raises:
+        BadInput: a column holds something else than text, or than whole numbers, or is shorter
+            than the others.
+    """
+    table = {name: _column(name, values) for name, values in columns.items()}
+    if len({len(column) for column in table.values()}) > 1:
+        counts = ", ".join(f"{name} {len(column)}" for name, column in table.items())
+        raise BadInput(f"the columns of its images differ in length ({counts})")
+    return pd.DataFrame(table)
+
+
+def _column(name: str, values: Any) -> np.ndarray | pd.Series:
+    wrong = f"column {name} of its images holds"
+    if name not in NUMBERS:
+        for one in values:
+            if not isinstance(one, str) or "\0" in one:
+                raise BadInput(f"{wrong} {one!r}, text is expected")
+        return pd.Series([str(one) for one in values], dtype=object)
+    numbers = np.asarray(values)
+    if numbers.dtype.kind not in "iub" or not np.array_equal(
+        numbers.astype(NUMBERS[name]), numbers
+    ):
+        raise BadInput(f"{wrong} {numbers.dtype} numbers, {np.dtype(NUMBERS[name])} is expected")
+    return numbers.astype(NUMBERS[name])

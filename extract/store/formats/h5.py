@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alike.extract.store.arrays import ArraySpec
+from alike.extract.errors import BadInput
 from alike.extract.store.formats.carried import (
     CONSTANTS,
     IMAGE_COLUMNS,
@@ -17,6 +17,7 @@ from alike.extract.store.formats.carried import (
     SUMS,
     Carried,
     RowSums,
+    carried_spec,
     columns_of,
     images_of,
     read_attrs,
@@ -58,30 +59,51 @@ def open_file(path: Path) -> Iterator[Carried]:
     import h5py
 
     with h5py.File(path, "r") as file:
+        attrs = read_attrs(file.attrs["alike"], str(path))
         columns = {
-            name: file[f"images/{name}"][()]
+            name: own_dataset(file, f"images/{name}")[()]
             if name in NUMBERS
-            else file[f"images/{name}"].asstr()[()]
+            else own_dataset(file, f"images/{name}").asstr()[()]
             for name in (*IMAGE_COLUMNS, *OPTIONAL)
             if name in IMAGE_COLUMNS or name in file["images"]
         }
-        specs = {
-            name: ArraySpec(name, tuple(one.shape[1:]), str(one.dtype))
-            for name, one in file["arrays"].items()
-        }
+        arrays = {name: own_dataset(file, f"arrays/{name}") for name in file["arrays"]}
+        specs = {name: carried_spec(name, one.shape, one.dtype) for name, one in arrays.items()}
         constants: dict[str, np.ndarray] = {}
 
         def collect(name: str, value: Any) -> None:
             if isinstance(value, h5py.Dataset):
-                constants[name] = value[()]
+                constants[name] = own_dataset(file, CONSTANTS + name)[()]
 
         if "constants" in file:
             file["constants"].visititems(collect)
         yield Carried(
-            read_attrs(file.attrs["alike"], str(path)),
+            attrs,
             images_of(columns),
             specs,
             constants,
-            lambda name, lo, hi: np.asarray(file[f"arrays/{name}"][lo:hi]),
+            lambda name, lo, hi: np.asarray(arrays[name][lo:hi], dtype=specs[name].dtype),
             read_sums(file.attrs.get(SUMS), str(path)),
+            {name: len(one) for name, one in arrays.items()},
         )
+
+
+def own_dataset(file: Any, name: str) -> Any:
+    """Give a dataset whose values lie in the file itself.
+
+    Whoever made the file could make it name any other file of this machine.
+
+    Raises:
+        BadInput: there is none, it is a group, or its values lie elsewhere.
+    """
+    import h5py
+
+    try:
+        found = file[name]
+    except KeyError:
+        raise BadInput(f"{name} is missing, or a link to what is not there") from None
+    if not isinstance(found, h5py.Dataset):
+        raise BadInput(f"{name} is a group, a dataset is expected")
+    if found.file.filename != file.filename or found.is_virtual or found.external:
+        raise BadInput(f"the values of {name} lie in another file: copy them into this one")
+    return found

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from alike.extract.errors import BadInput
-from alike.extract.store.arrays import ArraySpec
 from alike.extract.store.formats.carried import (
     IMAGE_COLUMNS,
     NUMBERS,
@@ -17,11 +16,16 @@ from alike.extract.store.formats.carried import (
     SUMS,
     Carried,
     RowSums,
+    carried_spec,
     columns_of,
     images_of,
     read_attrs,
     read_sums,
 )
+from alike.extract.store.formats.h5 import own_dataset
+
+HELD_AS = {"float16": "float32", "bool": "uint8"}
+"""Types that netCDF lacks, and those that hold their values exactly."""
 
 
 def _h5netcdf() -> Any:
@@ -51,8 +55,8 @@ def write(path: Path, carried: Carried) -> None:
         for name, spec in carried.specs.items():
             for dimension, length in zip(spec.dimensions[1:], spec.tail, strict=True):
                 file.dimensions[dimension] = length
-            # netCDF has no half precision: float32 holds it exactly.
-            kind = np.dtype("float32" if spec.dtype == "float16" else spec.dtype)
+            # netCDF has no half precision and no truth values.
+            kind = np.dtype(HELD_AS.get(spec.dtype, spec.dtype))
             rows = min(spec.chunk_rows, max(len(carried.images), 1))
             variable = file.create_variable(
                 name,
@@ -89,8 +93,10 @@ def open_file(path: Path) -> Iterator[Carried]:
     h5netcdf = _h5netcdf()
     # Opened here: where h5netcdf fails to, its finalizer prints a traceback of its own.
     with h5py.File(path, "r") as plain, h5netcdf.File(plain, decode_vlen_strings=True) as file:
+        for name in plain:
+            own_dataset(plain, name)
         specs = {
-            name: ArraySpec(name, tuple(one.shape[1:]), str(one.attrs["stored_as"]))
+            name: carried_spec(name, one.shape, str(one.attrs["stored_as"]))
             for name, one in file.variables.items()
             if "stored_as" in one.attrs
         }
@@ -112,4 +118,5 @@ def open_file(path: Path) -> Iterator[Carried]:
             constants,
             lambda name, lo, hi: np.asarray(file.variables[name][lo:hi]).astype(specs[name].dtype),
             read_sums(file.attrs.get(SUMS), str(path)),
+            {name: int(file.variables[name].shape[0]) for name in specs},
         )

@@ -4,11 +4,12 @@ import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-from alike.extract.store.arrays import ArraySpec
 from alike.extract.store.formats.carried import (
     CONSTANTS,
     IMAGE_COLUMNS,
@@ -17,6 +18,7 @@ from alike.extract.store.formats.carried import (
     SUMS,
     Carried,
     RowSums,
+    carried_spec,
     columns_of,
     images_of,
     read_attrs,
@@ -69,24 +71,27 @@ def open_file(path: Path) -> Iterator[Carried]:
             with file.open(f"{name}.npy") as member:
                 return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
 
-        specs, starts = {}, {}
+        attrs, headers = read_attrs(str(get("attrs")), str(path)), {}
         for name in plain:
             with file.open(f"{name}.npy") as member:
-                np.lib.format.read_magic(member)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-                specs[name] = ArraySpec(name, tuple(shape[1:]), str(dtype))
-                starts[name] = member.tell()
+                headers[name] = _Header.read(member)
+        specs = {name: carried_spec(name, one.shape, one.dtype) for name, one in headers.items()}
+        # Rows of Fortran's order lie in no piece: such an array is read whole.
+        whole = {name: get(name) for name, one in headers.items() if one.fortran}
 
         def read(name: str, lo: int, hi: int) -> np.ndarray:
-            spec = specs[name]
+            spec, header = specs[name], headers[name]
+            if name in whole:
+                return np.ascontiguousarray(whole[name][lo:hi], dtype=spec.dtype)
             with file.open(f"{name}.npy") as member:
-                member.seek(starts[name] + lo * spec.row_bytes)
+                member.seek(header.end + lo * spec.row_bytes)
                 data = member.read((hi - lo) * spec.row_bytes)
-            return np.frombuffer(data, dtype=spec.dtype).reshape(hi - lo, *spec.tail)
+            rows = np.frombuffer(data, dtype=header.dtype).reshape(hi - lo, *spec.tail)
+            return rows.astype(spec.dtype, copy=False)
 
         sums = str(get(f"alike/{SUMS}")) if f"alike/{SUMS}" in names else None
         yield Carried(
-            read_attrs(str(get("attrs")), str(path)),
+            attrs,
             images_of(
                 {
                     name: get(f"images/{name}")
@@ -102,4 +107,32 @@ def open_file(path: Path) -> Iterator[Carried]:
             },
             read,
             read_sums(sums, str(path)),
+            {name: one.shape[0] for name, one in headers.items()},
         )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a member says of its array.
+
+    Attributes:
+        shape: of the array.
+        fortran: the first axis varies fastest.
+        dtype: of its numbers.
+        end: byte at which they begin.
+    """
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    end: int
+
+    @classmethod
+    def read(cls, member: IO[bytes]) -> "_Header":
+        """Read the header of an open member."""
+        version = np.lib.format.read_magic(member)
+        reader = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            reader = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(member)
+        return cls(tuple(shape), fortran, dtype, member.tell())

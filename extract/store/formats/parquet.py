@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alike.extract.documents import read_json
+from alike.extract.errors import BadInput
 from alike.extract.row_groups import RowGroups
 from alike.extract.store.arrays import UNIT, ArraySpec
 from alike.extract.store.formats.carried import (
@@ -19,6 +20,7 @@ from alike.extract.store.formats.carried import (
     SUMS,
     Carried,
     RowSums,
+    carried_spec,
     columns_of,
     images_of,
     read_attrs,
@@ -71,12 +73,10 @@ def open_file(path: Path) -> Iterator[Carried]:
         kind = dict[str, tuple[int, ...]]
         text = metadata[b"alike_arrays"]
         tails = read_json(text, kind, str(path), "export the group again", brought=True)
+        kinds = {name: _numbers_of(file.schema_arrow, name) for name in tails}
+        rows_in_all = file.metadata.num_rows
         specs = {
-            name: ArraySpec(
-                name,
-                tuple(tail),
-                str(np.dtype(file.schema_arrow.field(name).type.value_type.to_pandas_dtype())),
-            )
+            name: carried_spec(name, (rows_in_all, *tail), kinds[name].to_pandas_dtype())
             for name, tail in tails.items()
         }
         with np.load(io.BytesIO(base64.b64decode(metadata[b"alike_constants"]))) as packed:
@@ -89,9 +89,8 @@ def open_file(path: Path) -> Iterator[Carried]:
 
         def group_of(name: str, group: int) -> np.ndarray:
             if name not in latest or latest[name][0] != group:
-                column = file.read_row_group(group, [name])[name].combine_chunks()
-                rows = np.asarray(column.flatten()).reshape(-1, *specs[name].tail)
-                latest[name] = group, rows
+                column = file.read_row_group(group, [name])[name]
+                latest[name] = group, _rows_of(column, kinds[name], specs[name])
             return latest[name][1]
 
         def read(name: str, lo: int, hi: int) -> np.ndarray:
@@ -111,3 +110,36 @@ def open_file(path: Path) -> Iterator[Carried]:
             read,
             read_sums((file.metadata.metadata or {}).get(SUMS.encode()), str(path)),
         )
+
+
+def _numbers_of(schema: Any, name: str) -> Any:
+    """The Arrow type of the numbers of an array.
+
+    Raises:
+        BadInput: there is no such column, or it holds no lists.
+    """
+    import pyarrow as pa
+
+    kind: Any = schema.field(name).type if name in schema.names else pa.null()
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise BadInput(f"column {name} holds {kind}, lists of numbers are expected")
+    return kind.value_type
+
+
+def _rows_of(column: Any, kind: Any, spec: ArraySpec) -> np.ndarray:
+    """The rows (n, *tail) of a column of lists.
+
+    Raises:
+        BadInput: an image has no list or one of another length, or a whole number is missing.
+    """
+    import pyarrow as pa
+
+    width = int(np.prod(spec.tail))
+    try:
+        even = column.cast(pa.list_(kind, width)).combine_chunks()
+    except pa.ArrowException as error:
+        raise BadInput(f"column {spec.name}: {width} numbers an image are expected") from error
+    flat = even.flatten()
+    if even.null_count or (flat.null_count and np.dtype(spec.dtype).kind != "f"):
+        raise BadInput(f"column {spec.name}: an image has no value")
+    return np.asarray(flat).reshape(-1, *spec.tail)

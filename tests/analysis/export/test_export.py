@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from alike.analysis.export.arrays import _grouped
 from alike.analysis.export.graph import demanded
 from alike.analysis.export.plan import Plan
 from alike.analysis.export.result import Result, read_result
+from alike.analysis.export.tables import write_parquet
 from alike.analysis.export.writers import WRITERS, export
 from alike.analysis.maps.maps import make_map
 from alike.extract.errors import BadInput
@@ -104,7 +106,7 @@ def test_h5_reads_back(write, wanted, analysed):
 
 
 @pytest.mark.parametrize("name", ["digits.nc", "digits.zarr"])
-def test_xarray_opens_it(write, wanted, analysed, name):
+def test_xarray_opens_it(write, wanted, analysed, digits, name):
     import warnings
 
     import xarray
@@ -120,6 +122,11 @@ def test_xarray_opens_it(write, wanted, analysed, name):
             np.testing.assert_array_equal(tree["gap"], gap)
             assert tree["gap"].dims == ("image", "gap_channel")
             assert tree["pixels"].dims == ("image", "pixels_channel", "pixels_y", "pixels_x")
+            # netCDF has no half precision.
+            assert tree["pixels"].dtype == ("f4" if name.endswith(".nc") else "f2")
+            assert np.array_equal(
+                tree["pixels"], digits.after.read("pixels", table["row"].to_numpy())
+            )
             assert list(tree["path"].values) == list(table["path"])
             cube = tree["/tables/class_pairs"]["mean"].sel(measure="gap_cosine")
             long = analysed["class_pairs"].query("measure == 'gap_cosine'")
@@ -187,6 +194,13 @@ def test_fiftyone_samples(write, wanted, digits):
     assert sample["ground_truth"] == {"_cls": "Classification", "label": table["label"][5]}
     assert 0 <= sample["same_class_share"] <= 1
     np.testing.assert_allclose(sample["gap"], gap[5], rtol=1e-6)
+    assert "projection" not in sample
+    # The map may be of fewer images, and JSON has no NaN.
+    places = pd.DataFrame({"row": table["row"][:3], "tsne_x": 1.0, "tsne_y": 2.0})
+    places = places.assign(pca_x=0.0, pca_y=0.0)
+    path = write("digits.fiftyone.json", places=places)
+    read = json.loads(path[0].read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert [one.get("projection") for one in read["samples"][2:4]] == [[1.0, 2.0], None]
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -199,6 +213,22 @@ def test_no_export_leaves_anything_beside_itself(write, ending, tmp_path):
     assert sorted(p.name for p in (tmp_path / "öut dir").iterdir()) == sorted(
         p.name for p in written
     )
+
+
+def test_a_folder_that_no_export_wrote_stays(write, digits, tmp_path):
+    """A Zarr export takes the place of the folder as a whole."""
+    for name in ("mine.zarr", "tree.zarr"):
+        (tmp_path / "öut dir" / name).mkdir(parents=True)
+    (tmp_path / "öut dir/mine.zarr/notes.txt").write_text("mine")
+    tree = digits.store.root_path / "features.zarr/zarr.json"
+    shutil.copy(tree, tmp_path / "öut dir/tree.zarr/zarr.json")
+    for name in ("mine.zarr", "tree.zarr"):
+        with pytest.raises(BadInput, match="that no `alike export` wrote"):
+            write(name, tables={})
+    (tmp_path / "öut dir/file.zarr").write_text("mine")
+    with pytest.raises(BadInput, match="is no folder"):
+        write("file.zarr", tables={})
+    assert (tmp_path / "öut dir/mine.zarr/notes.txt").is_file()
 
 
 @pytest.mark.quick
@@ -234,11 +264,50 @@ def test_images_without_a_class_have_no_graph_and_that_is_the_reason(digits):
     plan = Plan(features, images, (), (), {"split": "all"}, None, False, silent)
     with pytest.raises(BadInput, match="1 of the 2 images of split 'all' have no class"):
         demanded(plan)
-    narrowed = dataclasses.replace(
-        plan, images=images[:1], features=features.only("label=0"), manifest={"split": "all"}
-    )
+    labelled = pd.DataFrame({"row": [0, 1, 2], "label": ["cat", "cat", "dog"]})
+    narrowed = dataclasses.replace(plan, images=labelled, features=features.only("label=0"))
     with pytest.raises(BadInput, match="--where label=0`, and export with the same --split and"):
         demanded(narrowed)
+    with pytest.raises(BadInput, match=r"have 1 class\(es\): .* needs two classes or more"):
+        demanded(dataclasses.replace(narrowed, images=labelled[:2]))
+    sampled = {"n_images_before_sampling": 9000, "evaluated": {"m": 1000}, "measure": "m"}
+    with pytest.raises(BadInput, match=r"is of 1,000 of 9,000 images, .* a larger --budget"):
+        demanded(dataclasses.replace(narrowed, manifest={"split": "all", **sampled}))
+
+
+def test_a_first_part_without_labels_decides_no_type(digits, tmp_path):
+    """Parquet is written a shard at a time, and a shard may have no label or subset at all."""
+    images = pd.DataFrame({
+        "row": range(4), "label": [None, None, "cat", None], "subset": [None, None, None, "val"],
+        "note": None,
+    }, dtype=object).astype({"row": int})  # fmt: skip
+    values = np.arange(8, dtype=np.float32).reshape(4, 2)
+
+    class Stored:
+        def read(self, name, rows):
+            return values[rows]
+
+        def blocks(self, names, rows):
+            for part in (rows[:2], rows[2:]):
+                yield part, {"gap": values[part]}
+
+    plan = Plan(Stored(), images, ("gap",), (), {}, None, False, silent)
+    write_parquet(plan, tmp_path / "x.parquet")
+    back = pd.read_parquet(tmp_path / "x.parquet").astype(object).replace(np.nan, None)
+    for name in images:
+        assert back[name].tolist() == images[name].tolist()
+    np.testing.assert_array_equal(np.stack(back["gap"]), values)
+
+
+def test_options_that_a_format_does_not_take_are_told(digits, tmp_path):
+    key = digits.after.key
+    for name, options, said in (
+        ("a.csv", {"images": True}, "no thumbnails are written"),
+        ("a.npz", {"maps": True}, "no places of the map are written"),
+        ("a.fiftyone.json", {"arrays": ("gap", "pixels")}, "pixels is not written"),
+    ):
+        written = export_store(digits.store, tmp_path / name, key, **options)
+        assert sum(said in note for note in written.notes) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_named(write, tmp_path):

@@ -236,6 +236,17 @@ def test_intervals_of_classes_are_drawn():
     np.testing.assert_allclose(dots.error_x.array, [0.05] * 3, atol=1e-6)
 
 
+def test_names_of_classes_leave_room_for_their_scores():
+    """The hover has the whole name, and names that are shortened alike stay two classes."""
+    names = ["x" * 200 + end for end in ("a<b", "b")]
+    table = pd.DataFrame({"class": names, "sameness": [0.2, 0.1]})
+    figure = figures_classes.per_class_figure(None, table, "sameness")
+    assert list(figure.data[-1].y) == ["x" * 200 + "a&lt;b", "x" * 200 + "b"]
+    ticks = figure.layout.yaxis.ticktext
+    assert all(len(name) < 40 for name in ticks)
+    assert ticks[0].endswith("a&lt;b")
+
+
 @pytest.mark.parametrize("n", [50, 30_000])
 def test_map_draws_every_class_in_proportion(n):
     rng = np.random.default_rng(0)

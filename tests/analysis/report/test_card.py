@@ -9,7 +9,7 @@ import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.people import read_answers
-from alike.analysis.report import card_of
+from alike.analysis.report import card_of, card_page
 from alike.flows.cli import main
 
 
@@ -25,7 +25,7 @@ def run(monkeypatch, capsys):
 
 
 @pytest.mark.quick
-def test_card(tmp_path, made, write_features, run):
+def test_card(tmp_path, made, write_features, run, monkeypatch):
     features = write_features(tmp_path / "store", made)
     features.store.set_source("/somewhere/pets", {})
     settings = AnalysisSettings(measures=["gap_cosine", "pixel_euclid"], bootstrap=1)
@@ -56,6 +56,13 @@ def test_card(tmp_path, made, write_features, run):
     assert run("card", features.store.url, "--to", tmp_path / "b.json")[0] == 0
     for name in ("a.html", "b.html"):
         assert run(*place, tmp_path / name)[0] == 0
+    # The document names every class, the page the first of very many.
+    assert len(card["images"]["classes"]) == len(card["network"]["class_names"]) == 5
+    monkeypatch.setattr("alike.analysis.report.card.MOST_CLASSES", 3)
+    few = card_page(card)
+    assert few.count("class 2, and 2 more, which the card as .json names") == 2
+    assert "class 4" not in few.partition('id="network"')[2].partition('id="rest"')[0]
+    monkeypatch.undo()
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     page = (tmp_path / "a.html").read_text()
     assert page == (tmp_path / "b.html").read_text()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from alike.extract.images import open_source, remembered
 from alike.extract.images.headers import KEPT_FROM
 from alike.extract.images.listing import list_source
 from alike.extract.images.remembered import same_listing
-from alike.extract.places import cache_folder
+from alike.extract.places import KEPT_DAYS, cache_folder
 
 N = KEPT_FROM
 ODD = {
@@ -253,6 +254,23 @@ def test_a_user_without_a_home_has_no_cache(
     assert len(list(open_source(str(tmp_path / "set.tar")))) == N
     with pytest.raises(BadInput, match="no home folder: name one by XDG_CACHE_HOME"):
         cache_folder()
+
+
+def test_headers_that_nobody_read_for_long_are_deleted(tmp_path: Path, cache: Path) -> None:
+    then = time.time() - (KEPT_DAYS + 1) * 86400
+    for name in ("used.tar", "unused.tar"):
+        write(tmp_path / name, images(N))
+        listing(str(tmp_path / name))
+        for kept in cache.iterdir():
+            os.utime(kept, (then, then))
+    (cache / ".half written").mkdir()
+    os.utime(cache / ".half written", (then, then))
+    listing(str(tmp_path / "used.tar"))
+    (used,) = (one for one in cache.iterdir() if time.time() - one.stat().st_mtime < 3600)
+    write(tmp_path / "new.tar", images(N))
+    listing(str(tmp_path / "new.tar"))
+    assert used in cache.iterdir()
+    assert len(list(cache.iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:

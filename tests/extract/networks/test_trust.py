@@ -176,3 +176,12 @@ def test_where_agreements_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.startswith(str(tmp_path))
+    # It would be another folder wherever a command is started.
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config")
+    assert trust.agreements().is_relative_to(tmp_path)
+    # A user without a home is asked again, and nothing ends with a traceback.
+    (tmp_path / "net.py").write_text("def small(): ...\n")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    trust.agree(f"{tmp_path}/net.py:small")
+    assert not trust._is_kept("0" * 64)

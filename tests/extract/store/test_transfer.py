@@ -1,6 +1,7 @@
 """A group goes to a file and comes back the same; others' readers understand the file."""
 
 import gc
+import shutil
 
 import h5py
 import numpy as np
@@ -12,7 +13,8 @@ import xarray
 
 from alike.extract import row_groups
 from alike.extract.errors import BadInput
-from alike.extract.store.formats.carried import IMAGE_COLUMNS
+from alike.extract.store.arrays import RESERVED
+from alike.extract.store.formats.carried import IMAGE_COLUMNS, OPTIONAL
 from alike.extract.store.formats.formats import FORMATS
 from alike.extract.store.store import Store
 from alike.extract.store.transfer import export_group, import_group
@@ -217,3 +219,138 @@ def test_labels_of_the_file_that_differ_are_told(features, tmp_path):
     assert images["image_id"][3][:12] in line
     labels = back.table().set_index("image_id")["label"]
     assert labels[images["image_id"][3]] == "a cat"
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Files of 6 images in every format, and their features."""
+    folder = tmp_path_factory.mktemp("few")
+    store = Store.open(folder / "store", create=True)
+    store.list_images(known.listing(range(6)))
+    made = store.create_features(known.EXTRACTION, known.KEY, known.ARRAYS)
+    made.write_unit(0, {name: known.rows_of(name, range(6)) for name in known.ARRAYS})
+    for ending in FORMATS:
+        export_group(made, folder / f"group{ending}")
+    return folder
+
+
+def repacked(few, tmp_path, **changes):
+    """An NPZ file as others write it again: without the checksums."""
+    with np.load(few / "group.npz") as members:
+        arrays = {**{name: members[name] for name in members.files}, **changes}
+    del arrays["alike/alike_checksums"]
+    np.savez(tmp_path / "x.npz", **arrays)
+    return tmp_path / "x.npz"
+
+
+def imported(file, tell=lambda _: None):
+    return import_group(Store.open(file.with_suffix(".store"), create=True), file, tell=tell)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4"])
+def test_the_order_of_axes_and_of_bytes_is_that_of_the_file(few, tmp_path, dtype):
+    fc = known.rows_of("fc", range(6))
+    file = repacked(few, tmp_path, fc=np.asfortranarray(fc.astype(dtype)))
+    back = imported(file)
+    assert back.arrays["fc"].dtype == "float32"
+    assert np.array_equal(back.read("fc", back.table()["row"].to_numpy()), fc)
+    same(Store.open(few / "store").features(), back)
+
+
+FOREIGN = {
+    "complex": ({"fc": np.ones((6, 2), "c8")}, "holds complex64, and a store keeps"),
+    "text": ({"fc": np.full((6, 2), "a")}, "and a store keeps"),
+    "one value": ({"fc": np.array(3.0)}, "'fc' has no rows, one for each image is expected"),
+    "no numbers": ({"fc": np.ones((6, 0))}, "hold no number"),
+    "more rows": ({"fc": np.ones((7, 2))}, "fc has 7 rows for 6 images"),
+    "fewer rows": ({"fc": np.ones((5, 2))}, "fc has 5 rows for 6 images"),
+    "short column": ({"images/label": np.full(5, "a")}, "differ in length"),
+    "bytes": ({"images/label": np.full(6, b"a")}, "column label of its images holds .*text is"),
+    "floats": ({"images/size": np.full(6, 1.5)}, "column size of its images holds float64"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_a_store_cannot_hold_is_refused_before_it_changes(few, tmp_path, case):
+    changes, said = FOREIGN[case]
+    with pytest.raises(BadInput, match=said):
+        imported(repacked(few, tmp_path, **changes))
+    assert Store.open(tmp_path / "x.store").groups() == []
+
+
+def test_rows_that_are_not_finite_are_told_and_have_no_features(few, tmp_path):
+    """As an extraction treats them: a store holds no vector with a NaN."""
+    fc, maps = (known.rows_of(name, range(6)) for name in ("fc", "maps"))
+    fc[1], fc[2, 3], maps[4] = np.nan, np.inf, np.nan
+    said = []
+    back = imported(repacked(few, tmp_path, fc=fc, maps=maps), said.append)
+    assert [line.partition(" of the")[0] for line in said[1:]] == ["2"]
+    assert back.bad()["state"].tolist() == ["non-finite"] * 2
+    assert back.lost()[["row", "array"]].to_numpy().tolist() == [[4, "maps"]]
+    assert len(back.table()) == 4
+
+
+def test_an_hdf5_file_stands_alone(few, tmp_path):
+    """A link, a virtual dataset and external storage would read any file of this machine."""
+    fc = known.rows_of("fc", range(6))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["fc"] = fc
+    fc.tofile(tmp_path / "raw")
+    layout = h5py.VirtualLayout(fc.shape, fc.dtype)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "fc", fc.shape)
+    parts = {"external": [(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)]}
+    ways = {
+        "lie in another file": [
+            lambda arrays: arrays.__setitem__("fc", h5py.ExternalLink("other.h5", "/fc")),
+            lambda arrays: arrays.create_virtual_dataset("fc", layout),
+            lambda arrays: arrays.create_dataset("fc", fc.shape, fc.dtype, **parts),
+        ],
+        "is a group, a dataset is expected": [lambda arrays: arrays.create_group("fc")],
+        "is missing": [lambda arrays: arrays.__setitem__("fc", h5py.SoftLink("/none"))],
+        "": [lambda arrays: arrays.__setitem__("fc", h5py.SoftLink("/elsewhere"))],
+    }
+    for said, changes in ways.items():
+        for change in changes:
+            file = tmp_path / "x.h5"
+            file.write_bytes((few / "group.h5").read_bytes())
+            with h5py.File(file, "r+") as opened:
+                opened["elsewhere"] = opened["arrays/fc"][()]
+                del opened["arrays/fc"]
+                change(opened["arrays"])
+            if said:
+                with pytest.raises(BadInput, match=said):
+                    imported(file)
+            else:
+                assert np.array_equal(imported(file).read("fc", np.arange(6)), fc)
+
+
+def test_files_made_elsewhere_are_told_the_way_in(few, tmp_path):
+    np.savez(tmp_path / "mine.npz", features=np.ones((6, 2)), names=np.full(6, "a"))
+    np.save(tmp_path / "mine.npy", np.ones((6, 2)))
+    (tmp_path / "mine.zarr").mkdir()
+    for name in ("mine.npz", "mine.npy", "mine.zarr"):
+        with pytest.raises(BadInput, match=r"made elsewhere are written .* docs/store\.md says"):
+            import_group(Store.open(tmp_path / "to", create=True), tmp_path / name)
+
+
+def test_truth_values_and_other_byte_orders_are_kept(tmp_path):
+    """Whatever a program wrote them by; masked values have none."""
+    store = Store.open(tmp_path / "from", create=True)
+    store.list_images(known.listing(range(6)))
+    rows = np.arange(12).reshape(6, 2)
+    kinds = {"big": ((2,), ">f4"), "yes": ((2,), bool)}
+    made = store.create_features(known.EXTRACTION, known.KEY, kinds)
+    # A file of images and arrays would hold two columns of one name.
+    assert {*IMAGE_COLUMNS, *OPTIONAL, *made.table().columns} <= RESERVED
+    with pytest.raises(BadInput, match="keep something else under this name"):
+        store.create_features(known.EXTRACTION, known.KEY, {"label": ((2,), "float32")})
+    values = {"big": rows.astype(">f4"), "yes": rows % 3 == 0}
+    with pytest.raises(ValueError, match="some values are masked"):
+        made.write_unit(0, {**values, "yes": np.ma.masked_array(rows > 3, rows > 8)})
+    made.write_unit(0, values)
+    for ending in FORMATS:
+        back = imported(export_group(made, tmp_path / f"group{ending}"))
+        for name, value in values.items():
+            assert np.array_equal(back.read(name, np.arange(6)), value)
+        assert [back.arrays[name].dtype for name in kinds] == ["float32", "bool"]
+        shutil.rmtree(tmp_path / "group.store")
