@@ -1,15 +1,18 @@
 """The public functions: those of the command line, with its names and arguments, from Python.
 
 Each loads what it needs when it is called. A store is given as its place or as an open `Store`.
-What is noted on the command line (`note: …`) is a `UserWarning` here.
+What is noted on the command line (`note: …`) is a `UserWarning` here. An argument of another kind,
+or a number beyond the range of the command's option, is a `BadInput` that names it. Scalars of
+NumPy are taken as Python's.
 """
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alike.arguments import Names, checked, checked_with, each_name, each_query
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -34,10 +37,13 @@ if TYPE_CHECKING:
     Query = str | Path | bytes | int
 
 Split = Literal["held_out", "validation", "train", "all"]
-Names = str | Sequence[str]
-"""Names as a list, or in one text with commas between."""
+FROM_0, FROM_1, FROM_4 = (0, None), (1, None), (4, None)
+SHARE = (0, 1)
+SEED = (0, 2**63 - 1)
+"""Ranges of numbers: those of the options of the commands."""
 
 
+@checked
 def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Store":
     """Open a feature store.
 
@@ -56,6 +62,7 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
     return Store.open(store, create=create, **options)
 
 
+@checked
 def connect(address: str, *, token: str = "", timeout: float = 60.0, store: str = "") -> "Client":
     """Ask a server that `alike serve` has started, here or elsewhere.
 
@@ -66,7 +73,8 @@ def connect(address: str, *, token: str = "", timeout: float = 60.0, store: str 
         store: name of a store of the server, as `stores()` gives it; empty: the first.
 
     Raises:
-        BadInput: nobody answers there, or something else does; no store of this name.
+        BadInput: nobody answers there, or something else does; a wrong token; no store of this
+            name.
 
     Example:
         ``alike.connect("http://127.0.0.1:8000").neighbours("cat.jpg", k=3)``
@@ -76,6 +84,7 @@ def connect(address: str, *, token: str = "", timeout: float = 60.0, store: str 
     return Client(address, token=token, timeout=timeout, store=store)
 
 
+@checked
 def run_pipeline(
     settings: str | Path, *, rehash: bool = False, progress: Progress = silent
 ) -> "Finished":
@@ -109,6 +118,10 @@ def run_pipeline(
     return run(path, progress, rehash=rehash)
 
 
+@checked_with(
+    batch_size=FROM_1, threads=FROM_1, crop=FROM_1, train_share=SHARE, validation_share=SHARE,
+    bad_share=SHARE, seed=SEED,
+)  # fmt: skip
 def extract_images(
     source: str | Path,
     network: str,
@@ -201,7 +214,7 @@ def extract_images(
         network,
         store,
         weights=None if weights is None else str(weights),
-        taps=_names(taps),
+        taps=each_name(taps),
         settings=settings,
         size=(None if resize is None else str(resize), crop),
         chosen=network_options(network_arg, classes, network_output, weights_key, weights_prefix),
@@ -216,6 +229,7 @@ def extract_images(
     return report
 
 
+@checked_with(at=FROM_1, latency=FROM_0, batch=FROM_1, threads=FROM_0, effort=FROM_0)
 def build_index(
     store: "Place",
     *,
@@ -275,7 +289,7 @@ def build_index(
             chosen,
             measure,
             wish=changed_wish(there, recall, at, wanted, latency, batch, threads),
-            kinds=None if kind is None else _names(kind),
+            kinds=None if kind is None else each_name(kind),
             on_disk=on_disk,
             rebuild=rebuild,
             effort=effort,
@@ -284,6 +298,7 @@ def build_index(
         )
 
 
+@checked_with("images", k=FROM_1)
 def neighbours(
     images: "Query | Iterable[Query] | NDArray[np.floating[Any]] | NDArray[np.integer[Any]]",
     store: "Place",
@@ -343,7 +358,7 @@ def neighbours(
         check_target(contact_sheet, endings=[".png"])
     relation: Literal["same", "other", "any"]
     relation = "same" if same_class else "other" if other_class else "any"
-    allowed = Among(relation, () if among is None else _names(among), where or "")
+    allowed = Among(relation, () if among is None else each_name(among), where or "")
     chosen = open_store(store).features(features)
     told: list[str] = []
     build_missing(chosen, measure, told.append)
@@ -365,10 +380,11 @@ def neighbours(
         queries = [(f"vector {number}", None) for number in range(len(vectors))]
         table = neighbour_table(opened, [name for name, _ in queries], found)
     else:
-        asked = opened.read(_queries(images))
+        given_images = each_query(images)
+        asked = opened.read(given_images)
         with accepting(trust):
             found = opened.query(
-                [one.row if one.image is None else one.image.data for one in asked],
+                [one.row if one.image is None else one.image for one in asked],
                 k,
                 among=allowed,
                 label=label,
@@ -377,7 +393,7 @@ def neighbours(
         queries = [(one.name, None if one.image is None else one.image.data) for one in asked]
         table = neighbour_table(opened, [name for name, _ in queries], found)
         if contact_sheet is not None:
-            write_contact_sheet(opened, _queries(images), table, Path(contact_sheet), label)
+            write_contact_sheet(opened, given_images, table, Path(contact_sheet), label)
     _warn([fewer] if (fewer := fewer_than(k, found.rows)) else [])
     return Answers(
         measure=rerank or measure,
@@ -390,6 +406,7 @@ def neighbours(
     )
 
 
+@checked_with(bootstrap=FROM_0, seed=SEED, budget=FROM_1)
 def analyse(
     store: "Place",
     *,
@@ -434,7 +451,7 @@ def analyse(
     from alike.flows.cluster import cluster_jobs
 
     settings = AnalysisSettings(
-        measures=None if measures is None else _names(measures),
+        measures=None if measures is None else each_name(measures),
         split=split,
         bootstrap=bootstrap,
         seed=seed,
@@ -450,7 +467,7 @@ def analyse(
         return analyse_features(
             chosen,
             settings,
-            untrained=opened.features(untrained) if untrained else None,
+            untrained=None if untrained is None else opened.features(untrained),
             human=answers,
             jobs=jobs,
             progress=progress,
@@ -458,15 +475,15 @@ def analyse(
 
 
 def _answers(human: str | Path | None, images: "pd.DataFrame") -> "HumanAnswers | None":
-    """What people said of the images of a store; notes are warnings of the caller's caller."""
+    """What people said of the images of a store; its notes are warnings."""
     from alike.analysis.people import read_answers
 
     answers = None if human is None else read_answers(human, images)
-    for note in answers.notes if answers else ():
-        warnings.warn(note, stacklevel=3)
+    _warn(answers.notes if answers else ())
     return answers
 
 
+@checked_with(seed=SEED)
 def rank_networks(
     store: "Place",
     *,
@@ -508,6 +525,7 @@ def rank_networks(
         )[0]  # fmt: skip
 
 
+@checked_with(bootstrap=FROM_0, seed=SEED)
 def compare(
     a: str,
     b: str,
@@ -567,6 +585,7 @@ def compare(
     return Comparison(first.key, second.key, measure, scores, numbers)
 
 
+@checked_with("images", confused=FROM_0, limit=FROM_1)
 def explain(
     images: "str | Path | int | Iterable[str | Path | int]",
     store: "Place",
@@ -628,13 +647,13 @@ def explain(
 
     if cluster is not None and not (every or continuity or grade):
         raise BadInput("cluster is for many images: give every, continuity or grade too")
-    given = [one if isinstance(one, int) else _file(one) for one in _queries(images)]
+    given = [one if isinstance(one, int) else _file(one) for one in each_query(images)]
     if like is not None and not given:
         raise BadInput("like compares images with a class: give images, or classes=True for all")
     if not (given or every or classes or confused or continuity or grade):
         raise BadInput("what to explain? give images, or every, classes, confused, …")
     chosen = open_store(store).features(features).only(where)
-    names = None if methods is None else _names(methods)
+    names = None if methods is None else each_name(methods)
     side = None if split == "all" else split
     parts: dict[str, Part] = {}
     pictures: dict[str, Any] = {}
@@ -644,6 +663,7 @@ def explain(
             parts["like"] = like_class(chosen, given, like)
         if given and (like is None or names):
             parts["images"] = given_images(chosen, given, names, target, measure, pairs)
+            _warn(filter(None, [parts["images"].target_note]))
         if every:
             with cluster_jobs(cluster) as jobs:
                 report = explain_set(
@@ -697,6 +717,7 @@ def explain(
     )
 
 
+@checked_with(limit=FROM_4, seed=SEED)
 def probe_background(
     store: "Place",
     masks: str | Path,
@@ -746,6 +767,10 @@ def probe_background(
         )
 
 
+@checked_with(
+    crop=FROM_1, train_share=SHARE, epochs=FROM_1, seed=SEED, batch_size=FROM_1, devices=FROM_1,
+    nodes=FROM_1,
+)  # fmt: skip
 def retrain(
     to: str | Path,
     *,
@@ -868,6 +893,7 @@ def retrain(
     )
 
 
+@checked
 def write_report(
     store: "Place",
     *,
@@ -916,6 +942,7 @@ def write_report(
     return ReportFile(written.path, written.key, after, written.notes)
 
 
+@checked
 def export(
     store: "Place",
     to: str | Path,
@@ -956,7 +983,7 @@ def export(
         store,
         Path(to),
         features,
-        arrays=_names(arrays),
+        arrays=each_name(arrays),
         split=split,
         where=where,
         measure=measure,
@@ -966,44 +993,6 @@ def export(
     )
     _warn(written.notes)
     return ExportedFiles(written.files, written.key, written.notes)
-
-
-QUERIES = "files, URLs, bytes of image files, numbers of stored rows, or an array of vectors"
-"""What may be asked about."""
-
-
-def _names(given: Names) -> tuple[str, ...]:
-    """Names of a list, or of a text with commas between."""
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(name for name in map(str.strip, parts) if name)
-
-
-def _each(images: Any) -> list[Any]:
-    """The queries as a list; a single one is a list of one."""
-    from alike.extract.errors import BadInput
-
-    if isinstance(images, str | Path | bytes | Integral):
-        return [images]
-    try:
-        return list(images)
-    except TypeError:
-        raise BadInput(f"images {images!r}: {QUERIES} expected") from None
-
-
-def _queries(images: Any) -> "list[Query]":
-    """The queries with numpy's numbers as Python's."""
-    from alike.extract.errors import BadInput
-
-    queries: list[str | Path | bytes | int] = []
-    for one in _each(images):
-        if isinstance(one, str | Path | bytes):
-            queries.append(one)
-            continue
-        if isinstance(one, bool) or not isinstance(one, Integral):
-            kind = type(one).__name__
-            raise BadInput(f"an image of the type {kind}: {QUERIES} expected")
-        queries.append(int(one))
-    return queries
 
 
 def _file(one: str | Path | bytes) -> str:
@@ -1032,5 +1021,9 @@ def _check_held_out(split: str, *extractions: "Features") -> None:
 
 
 def _warn(notes: Iterable[str]) -> None:
+    """Warn whoever called the public function, however many calls lie between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("alike."):
+        level, frame = level + 1, frame.f_back
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=3)
+        warnings.warn(note, UserWarning, stacklevel=level)

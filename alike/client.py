@@ -1,9 +1,10 @@
 """A server of `alike serve`, asked from Python: each method is one question of its API."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alike.arguments import Names, checked, checked_with, each_name, each_query
 from alike.connection import Connection
 from alike.extract.errors import BadInput
 
@@ -57,22 +58,25 @@ class Client:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @checked
     def close(self) -> None:
         """Close the connections."""
         self._server.close()
 
     # The server
 
+    @checked
     def health(self) -> dict[str, Any]:
         """Whether the server answers, and its version."""
-        answer: dict[str, Any] = self._server.ask("GET", "/health")
+        answer: dict[str, Any] = self._server.ask("GET", "health")
         return answer
 
+    @checked
     def metrics(self) -> "pd.DataFrame":
         """What the server has done: name, labels, value of every count that Prometheus reads."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        text = self._server.fetch("/metrics").decode()
+        text = self._server.fetch("metrics").decode()
         lines = [
             (one.name, dict(one.labels), one.value)
             for family in text_string_to_metric_families(text)
@@ -80,19 +84,23 @@ class Client:
         ]
         return _table(lines, ["name", "labels", "value"])
 
+    @checked
     def stores(self) -> "pd.DataFrame":
         """The stores of the server: name, network, weights, images, classes (their number)."""
-        return _table(self._server.ask("GET", "/stores"))
+        return _table(self._server.ask("GET", "stores"))
 
+    @checked
     def set(self, *, features: str | None = None, measure: str | None = None) -> dict[str, Any]:
         """What is served: the set, the network, the index, the extractions of the store.
 
         Without an index `index` is None, and `needs` says what builds it: all but `neighbours`
         answers.
         """
-        facts: dict[str, Any] = self._server.ask("GET", "/set", features=features, measure=measure)
+        asked = {"features": features, "measure": measure}
+        facts: dict[str, Any] = self._server.ask("GET", "set", asked=asked)
         return facts
 
+    @checked
     def images(
         self,
         count: int = 24,
@@ -106,39 +114,45 @@ class Client:
         The `attrs` have `n_images`, among which they were drawn, and `notes`.
         """
         asked: dict[str, Any] = {"count": count, "seed": seed, "label": label, "features": features}
-        answer = self._server.ask("GET", "/images", **asked)
+        answer = self._server.ask("GET", "images", asked=asked)
         table = _table(answer["images"], ["image", "row", "path", "label", "subset", "split"])
         table.attrs = {name: answer[name] for name in ("n_images", "notes")}
         return table
 
+    @checked
     def image(self, image: Query, *, features: str | None = None) -> dict[str, Any]:
         """One image: image (SHA-256), row (-1: not stored), path, label, subset, split."""
-        path = f"/images/{self._name(image)}"
-        answer: dict[str, Any] = self._server.ask("GET", path, features=features)
+        answer: dict[str, Any] = self._server.ask(
+            "GET", "images", self._name(image), asked={"features": features}
+        )
         return answer
 
+    @checked
     def thumbnail(self, image: Query, side: Literal[96, 192, 384, 768] = 192) -> bytes:
         """A WebP of an image, no larger than `side` pixels."""
-        return self._server.fetch(f"/images/{self._hash(image)}/thumbnail", side=side)
+        return self._server.fetch("images", self._hash(image), "thumbnail", asked={"side": side})
 
+    @checked
     def network_input(self, image: Query, *, features: str | None = None) -> bytes:
         """A PNG of what the network sees of an image, before normalisation."""
         transform = self.set(features=features)["transform"]
-        path = f"/images/{self._hash(image)}/input"
-        return self._server.fetch(path, transform=transform, features=features)
+        asked = {"transform": transform, "features": features}
+        return self._server.fetch("images", self._hash(image), "input", asked=asked)
 
+    @checked
     def upload(self, image: str | Path | bytes) -> str:
         """Bring an image file to the server; the SHA-256 by which it is named from then on."""
         data = image if isinstance(image, bytes) else _read(Path(image))
-        return str(self._server.ask("POST", "/images", content=data)["image"])
+        return str(self._server.ask("POST", "images", content=data)["image"])
 
+    @checked_with("images")
     def neighbours(
         self,
         images: Query | Iterable[Query],
         k: int = 10,
         *,
         relation: Literal["any", "same", "other"] = "any",
-        among: Sequence[str] = (),
+        among: Names = (),
         features: str | None = None,
         measure: str | None = None,
     ) -> "pd.DataFrame":
@@ -157,13 +171,11 @@ class Client:
             label; and image (SHA-256), split. Its `attrs` have `measure`, and `notes`: what is
             not as it was asked, for example fewer than k neighbours.
         """
-        single = isinstance(images, str | Path | bytes | int)
-        queries: list[Query] = [images] if single else list(images)  # type: ignore[list-item, arg-type]
         question = {
-            "images": [self._name(one) for one in queries], "k": k, "relation": relation,
-            "labels": list(among), "features": features, "measure": measure,
+            "images": [self._name(one) for one in each_query(images)], "k": k, "relation": relation,
+            "labels": each_name(among), "features": features, "measure": measure,
         }  # fmt: skip
-        answers = self._server.ask("POST", "/neighbours", json=question)["answers"]
+        answers = self._server.ask("POST", "neighbours", json=question)["answers"]
         columns = [
             "number", "query", "query_row", "rank", "row", "distance", "path", "label", "image",
             "split",
@@ -173,6 +185,7 @@ class Client:
         table.attrs["notes"] = list(dict.fromkeys(note for one in answers for note in one["notes"]))
         return table
 
+    @checked
     def alike(
         self,
         image: Query,
@@ -189,13 +202,16 @@ class Client:
         """
         import numpy as np
 
-        path = f"/images/{self._name(image)}/alike/{self._name(other)}"
-        answer: dict[str, Any] = self._server.ask("GET", path, features=features, measure=measure)
+        answer: dict[str, Any] = self._server.ask(
+            "GET", "images", self._name(image), "alike", self._name(other),
+            asked={"features": features, "measure": measure},
+        )  # fmt: skip
         for name in ("likeness", "difference"):
             answer[name] = [np.array(one) for one in answer[name]]
         answer["pairs"] = None if answer["pairs"] is None else np.array(answer["pairs"])
         return answer
 
+    @checked
     def pixel_likeness(
         self,
         image: Query,
@@ -213,19 +229,20 @@ class Client:
         """
         import numpy as np
 
-        path = f"/images/{self._name(image)}/alike/{self._name(other)}/pixels"
         answer: dict[str, Any] = self._server.ask(
-            "GET", path, method=method, features=features, measure=measure
-        )
+            "GET", "images", self._name(image), "alike", self._name(other), "pixels",
+            asked={"method": method, "features": features, "measure": measure},
+        )  # fmt: skip
         answer["maps"] = [np.array(one) for one in answer["maps"]]
         return answer
 
+    @checked
     def explain(
         self,
         image: Query,
-        methods: Sequence[str] = (),
+        methods: Names = (),
         *,
-        target: str | None = None,
+        target: str | int | None = None,
         features: str | None = None,
     ) -> "tuple[pd.DataFrame, dict[str, Any]]":
         """What in an image speaks for a class: a table of methods, and the map (h, w) of each.
@@ -235,30 +252,31 @@ class Client:
         """
         import numpy as np
 
-        path = f"/images/{self._name(image)}/explain"
-        answer = self._server.ask(
-            "GET", path, method=list(methods), target=target, features=features
-        )
+        asked = {"method": each_name(methods), "target": target, "features": features}
+        answer = self._server.ask("GET", "images", self._name(image), "explain", asked=asked)
         table = _table(answer["images"]["maps"])
         table.attrs["left_out"] = answer["images"]["left_out"]
         table.attrs["notes"] = answer["notes"]
         return table, {name: np.array(one) for name, one in answer["arrays"].items()}
 
+    @checked
     def scores(self, *, features: str | None = None) -> "pd.DataFrame":
         """The scores of the analysis; its settings, and the twins, are in the table's `attrs`."""
-        answer = self._server.ask("GET", "/scores", features=features)
+        answer = self._server.ask("GET", "scores", asked={"features": features})
         table = _table(answer.pop("scores"))
         table.attrs = {name: answer[name] for name in SCORE_FACTS}
         return table
 
+    @checked
     def analysis(self, *, features: str | None = None) -> "dict[str, pd.DataFrame]":
         """Every table of the document of `alike analyse --json`, those that were computed.
 
         scores, per_class, twins, bayes, suspects, human, layers, sufficiency.
         """
-        answer = self._server.ask("GET", "/scores", features=features)
+        answer = self._server.ask("GET", "scores", asked={"features": features})
         return {name: _table(answer[name]) for name in ANALYSED if answer.get(name)}
 
+    @checked
     def runs(self) -> "pd.DataFrame":
         """The runs of the store, oldest first, as `alike runs ls`.
 
@@ -266,7 +284,7 @@ class Client:
             run, time, state, images, bad, sameness, accuracy, seconds, says. Its `attrs` have
             `unchanged` (runs that found nothing changed) and `faults`.
         """
-        answer = self._server.ask("GET", "/runs")
+        answer = self._server.ask("GET", "runs")
         columns = [
             "run", "time", "state", "images", "bad", "sameness", "accuracy", "seconds", "says"
         ]  # fmt: skip
@@ -274,15 +292,17 @@ class Client:
         table.attrs = {name: answer[name] for name in ("unchanged", "faults")}
         return table
 
+    @checked
     def run(self, run: str = "last") -> dict[str, Any]:
         """All that is recorded of a run, as `alike runs show --json`.
 
         Args:
             run: its id, the beginning or the end of it, or `last`.
         """
-        record: dict[str, Any] = self._server.ask("GET", f"/runs/{run}")
+        record: dict[str, Any] = self._server.ask("GET", "runs", run)
         return record
 
+    @checked
     def run_difference(self, *runs: str, everything: bool = False) -> "dict[str, pd.DataFrame]":
         """What runs differ in, as `alike runs diff`; the last one is compared with the first.
 
@@ -296,7 +316,8 @@ class Client:
             value, low, high; its `attrs` have `comparable` and `series`: scores that mean something
             else than those of the last run are no difference.
         """
-        answer = self._server.ask("GET", "/run-difference", run=list(runs), everything=everything)
+        asked = {"run": list(runs), "everything": everything}
+        answer = self._server.ask("GET", "run-difference", asked=asked)
         ids, sides = answer["runs"], {"network": answer["network"], **answer["further"]}
         sides |= {name: answer[name] for name in ("settings", "versions")}
         tables = {name: _sides(part, ids) for name, part in sides.items()}
@@ -317,29 +338,32 @@ class Client:
         tables["scores"].attrs = {name: answer[name] for name in ("comparable", "series")}
         return tables
 
+    @checked
     def grades(self, *, features: str | None = None) -> "tuple[pd.DataFrame, pd.DataFrame]":
         """What `alike explain --grade` has stored: of explanations of images, and of pairs.
 
         The measure whose similarity the second follows is in its `attrs`, as `measure`.
         """
-        answer = self._server.ask("GET", "/grades", features=features)
+        answer = self._server.ask("GET", "grades", asked={"features": features})
         images, pairs = _table(answer["images"]), _table(answer["pairs"])
         pairs.attrs["measure"] = answer["pair_measure"]
         return images, pairs
 
+    @checked
     def report(
         self,
-        sections: Sequence[str] = (),
+        sections: Names = (),
         *,
         features: str | None = None,
         measure: str | None = None,
     ) -> dict[str, str]:
         """Sections of the report as HTML, by name; all that there are, or those that are named."""
-        asked: dict[str, Any] = {"section": list(sections), "features": features}
-        answer = self._server.ask("GET", "/report", **asked, measure=measure)
+        asked = {"section": each_name(sections), "features": features, "measure": measure}
+        answer = self._server.ask("GET", "report", asked=asked)
         html: dict[str, str] = answer["sections"]
         return html
 
+    @checked
     def typical(
         self,
         distances: Iterable[float],
@@ -353,15 +377,15 @@ class Client:
             distance; same_farther, different_farther: shares of the pairs of one class, and of two,
             that are farther apart.
         """
-        answer = self._server.ask(
-            "GET", "/typical", distance=list(distances), features=features, measure=measure
-        )
+        asked = {"distance": list(distances), "features": features, "measure": measure}
+        answer = self._server.ask("GET", "typical", asked=asked)
         columns = {"distance": answer["distances"]}
         columns |= {name: answer[name] for name in ("same_farther", "different_farther")}
         table = _table(columns)
         table.attrs["measure"] = answer["measure"]
         return table
 
+    @checked
     def class_matrix(self, **asked: Any) -> "pd.DataFrame":
         """Mean distances between classes, similar ones beside each other; the diagonal is within.
 
@@ -370,17 +394,19 @@ class Client:
         Raises:
             BadInput: more than 2,048 classes, of which `class_pairs` has the nearest.
         """
-        answer = self._server.ask("GET", "/class-matrix", **asked, mean=True)
+        answer = self._server.ask("GET", "class-matrix", asked={**asked, "mean": True})
         if answer["mean"] is None:
             raise BadInput(f"{'; '.join(answer['notes'])}: `class_pairs` has them")
         table = _square(answer["mean"], answer["order"])
         table.attrs = {name: answer[name] for name in ("key", "measure")}
         return table
 
+    @checked
     def classes(self, **asked: Any) -> "pd.DataFrame":
         """Scores of each class; takes features, measure, limit, offset."""
-        return self._rows("/classes", asked)
+        return self._rows("classes", asked)
 
+    @checked
     def class_pairs(self, **asked: Any) -> "pd.DataFrame":
         """Distances of each pair of classes; takes features, measure, limit, offset.
 
@@ -388,16 +414,19 @@ class Client:
         have `n_rows`, of all, and `notes`. `class_matrix` has the means of all pairs. Of more than
         2,048 classes only the nearest of each are there.
         """
-        return self._rows("/class-pairs", asked)
+        return self._rows("class-pairs", asked)
 
+    @checked
     def histograms(self, **asked: Any) -> "pd.DataFrame":
         """Same and different pairs by distance; takes features, measure, limit, offset."""
-        return self._rows("/histograms", asked)
+        return self._rows("histograms", asked)
 
+    @checked
     def examples(self, **asked: Any) -> "pd.DataFrame":
         """Pairs of images worth a look; takes features, measure, limit, offset."""
-        return self._rows("/examples", asked)
+        return self._rows("examples", asked)
 
+    @checked
     def map(self, **asked: Any) -> "pd.DataFrame":
         """The stored map: row, image, path, label, subset, split, pca_x, pca_y, tsne_x, tsne_y.
 
@@ -405,7 +434,7 @@ class Client:
         share of each image's neighbours that have its class. With `predictions=True` there is
         `prediction`: what the network takes each image for.
         """
-        answer = self._server.ask("GET", "/map", **asked)
+        answer = self._server.ask("GET", "map", asked=asked)
         names = ("row", "image", "path", "label", "subset", "split")
         table = _table({name: answer.pop(name) for name in names})
         for name in ("purity", "prediction"):
@@ -417,6 +446,7 @@ class Client:
         table.attrs = answer
         return table
 
+    @checked
     def class_pair(self, first: str, second: str, **asked: Any) -> "pd.DataFrame":
         """The nearest and the farthest pairs of images of two classes, or within one.
 
@@ -425,7 +455,8 @@ class Client:
         Returns:
             end (`nearest`, `farthest`), row_a, row_b, path_a, path_b, distance.
         """
-        answer = self._server.ask("GET", "/class-pair", first=first, second=second, **asked)
+        asked |= {"first": first, "second": second}
+        answer = self._server.ask("GET", "class-pair", asked=asked)
         lines = [
             (end, one["first"]["row"], one["second"]["row"], one["first"]["path"],
              one["second"]["path"], one["distance"])
@@ -437,6 +468,7 @@ class Client:
         table.attrs = {name: answer[name] for name in ("measure", "split", "images", "of", "mean")}
         return table
 
+    @checked
     def images_to_check(
         self,
         kind: Literal["labels", "outliers", "twins", "bad", "tags"],
@@ -464,7 +496,7 @@ class Client:
         asked: dict[str, Any] = {
             "features": features, "measure": measure, "limit": limit, "offset": offset
         }  # fmt: skip
-        answer = self._server.ask("GET", f"/lists/{kind}", **asked)
+        answer = self._server.ask("GET", "lists", kind, asked=asked)
         own = ("suggested", "score", "why")
         lines = [
             {"entry": number, **image, **{name: line[name] for name in own}}
@@ -476,16 +508,20 @@ class Client:
         table.attrs = {name: answer[name] for name in ("key", "kind", "n_lines", "needs", "notes")}
         return table
 
+    @checked
     def prediction(self, image: Query, *, features: str | None = None) -> "pd.DataFrame":
         """What the network takes an image for: class, share; the likeliest first."""
-        path = f"/images/{self._name(image)}/prediction"
-        answer = self._server.ask("GET", path, features=features)
+        answer = self._server.ask(
+            "GET", "images", self._name(image), "prediction", asked={"features": features}
+        )
         return _table({"class": answer["classes"], "share": answer["shares"]})
 
+    @checked
     def tags(self) -> "pd.DataFrame":
         """Tags of the stored images: image (SHA-256), tag."""
-        return self._tags(self._server.ask("GET", "/tags"))
+        return self._tags(self._server.ask("GET", "tags"))
 
+    @checked
     def tag(self, images: Iterable[int | str], tag: str, *, present: bool = True) -> "pd.DataFrame":
         """Give stored images a tag, or take it away; the tags afterwards. Labels stay.
 
@@ -498,14 +534,14 @@ class Client:
             BadInput: something else than a row or a SHA-256.
         """
         change = {"images": [_stored_name(one) for one in images], "present": present}
-        return self._tags(self._server.ask("PUT", f"/tags/{tag}", json=change))
+        return self._tags(self._server.ask("PUT", "tags", tag, json=change))
 
     def _tags(self, answer: Any) -> "pd.DataFrame":
         pairs = [(image, tag) for image, tags in answer["images"].items() for tag in tags]
         return _table(pairs, ["image", "tag"])
 
     def _rows(self, path: str, asked: dict[str, Any]) -> "pd.DataFrame":
-        answer = self._server.ask("GET", path, **asked)
+        answer = self._server.ask("GET", path, asked=asked)
         table = _table(answer.pop("rows"))
         table.attrs = answer
         return table
@@ -555,4 +591,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadInput(f"image {str(path)!r} cannot be read ({error.strerror})") from error
+        what = f"image {str(path)!r} cannot be read ({error.strerror})"
+        raise BadInput(
+            f"{what}: give an image file, its bytes, or a stored row as a number"
+        ) from error

@@ -104,6 +104,21 @@ def _without_values(match: re.Match[str]) -> str:
     return match[0] if placeholders else f"{match[1]}{HIDDEN}"
 
 
+def check_token(token: str) -> str:
+    """A token that fits into a header, a cookie and an address; its refusal does not show it.
+
+    Raises:
+        BadInput: it has a space, a line end, or a character beyond ASCII.
+    """
+    place = next((number for number, one in enumerate(token, 1) if not "!" <= one <= "~"), 0)
+    if place:
+        raise BadInput(
+            f"the token has a space, a line end or a character beyond ASCII at place {place} of "
+            f"{len(token)}: give letters, digits and signs alone"
+        )
+    return token
+
+
 def masked_all(value: Any) -> Any:
     """A value of JSON in which every text is masked."""
     if isinstance(value, dict):

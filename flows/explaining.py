@@ -58,6 +58,7 @@ def given_images(
     """
     from alike.analysis.explain import METHODS, OF_TWO, USUAL, explain_images
 
+    measure = _known(measure)
     explained = explain_images(
         images,
         features,
@@ -71,6 +72,17 @@ def given_images(
         explained.table, explained.pictures, explained.arrays, cosine, explained.notes,
         explained.target_note,
     )  # fmt: skip
+
+
+def _known(measure: str | None) -> str | None:
+    """A measure that there is, also where no pair of images asks for it.
+
+    Raises:
+        BadInput: there is none of this name.
+    """
+    from alike.extract.measures import measure_named
+
+    return None if measure is None else measure_named(measure).name
 
 
 def like_class(features: "Features", images: Sequence[str | int], label: str) -> Part:
@@ -168,6 +180,7 @@ def graded(
     from alike.extract.errors import BadInput
     from alike.extract.progress import silent
 
+    measure = _known(measure)
     if limit == 1:
         raise BadInput("grades are means with intervals: 1 image, expected a limit of 2 or more")
     of_two = {LIKENESS, *PAIR_EXPLAINERS}

@@ -51,7 +51,9 @@ class Among:
         for label in self.labels:
             if label not in classes:
                 some = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
-                raise BadInput(f"no image has the label {label!r}; there are: {some or 'none'}")
+                raise BadInput(
+                    f"no image has the label {label[:120]!r}; there are: {some or 'none'}"
+                )
 
     def selected(self, images: "pd.DataFrame") -> NDArray[np.bool_]:
         """Which of the indexed images `where` names, (n,).

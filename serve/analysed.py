@@ -186,7 +186,7 @@ class StoredAnalyses:
 
         analysis = self.analysis(key)
         table = analysis.tables.get(name, pd.DataFrame({"measure": []}))
-        measures = [str(one) for one in dict.fromkeys(analysis.tables["scores"]["measure"])]
+        measures = self.measures(key)
         chosen = main_measure(analysis) if measure is None else measure
         if chosen not in measures:
             raise NotThere(not_analysed_by(self._store.features(key), analysis.settings, chosen))

@@ -1,5 +1,6 @@
 """The application: the page, the API below `/api/v1`, and one body for every error."""
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -17,7 +18,19 @@ from starlette.staticfiles import StaticFiles
 from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
-from alike.serve.guard import LOCAL, RETRY, Access, Guard, answering_head, fault, path_of, refuse
+from alike.serve.guard import (
+    LOCAL,
+    RETRY,
+    Access,
+    Guard,
+    Receive,
+    Scope,
+    Send,
+    answering_head,
+    fault,
+    path_of,
+    refuse,
+)
 from alike.serve.metrics import Metrics
 from alike.serve.models import IN_WORDS
 from alike.serve.pictures import NotThere, StoreGone
@@ -48,7 +61,15 @@ STATUS: Sequence[tuple[type[AlikeError], int]] = (
 
 
 class PageFiles(StaticFiles):
-    """Files of the page, those among them that it shares with the report, and plotly."""
+    """Files of the page, those among them that it shares with the report, and plotly.
+
+    They are small: who asks for a range gets the whole file, as HTTP allows, and no other answers.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See starlette."""
+        headers = [one for one in scope["headers"] if one[0] not in (b"range", b"if-range")]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         """See starlette."""
@@ -113,12 +134,12 @@ def _handle_errors(app: FastAPI, names: Sequence[str] = ()) -> None:
         return refuse(status, str(error), RETRY if status == 503 else None)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return refuse(400, f"the body is no JSON: {first['ctx']['error']}")
-        named = "json" in request.headers.get("content-type", "").lower()
-        if tuple(first["loc"]) == ("body",) and isinstance(error.body, bytes) and not named:
+        # FastAPI leaves the bytes of a body that is not named as JSON.
+        if tuple(first["loc"]) == ("body",) and isinstance(error.body, bytes):
             return refuse(415, "the body is not named as JSON: send Content-Type: application/json")
         return refuse(422, "; ".join(map(_line, error.errors()[:5])))
 
@@ -156,8 +177,18 @@ def _no_question(request: Request, names: Sequence[str]) -> str:
 def _line(error: Any) -> str:
     """One wrong value: where, what is wrong, what was given."""
     place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
-    given = "" if error["type"] == "missing" else f", not {str(error.get('input'))[:80]!r}"
+    # Of a list that is too long or too short the message has the number.
+    silent = error["type"] in ("missing", "too_long", "too_short")
+    given = "" if silent else f", not {_as_json(error.get('input'))}"
     pattern = str((error.get("ctx") or {}).get("pattern"))
     line = IN_WORDS.get(pattern, str(error["msg"]))
     line = line[:1].lower() + line[1:] if line[1:2].islower() else line
-    return f"{place or 'the body'}: {line}{given}"
+    return f"{place[:80] or 'the body'}: {line}{given}"
+
+
+def _as_json(value: Any) -> str:
+    """A value as the client wrote it: 3, and "3"."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -6,13 +6,14 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from alike.extract.secrets import masked
 from alike.serve.budgets import Budgets
 from alike.serve.policy import policy
 
@@ -30,6 +31,8 @@ UPLOAD = re.compile(r"/api/v1(/stores/[^/]+)?/images")
 PAGES = ("/", "/api/v1/docs")
 """Paths that a link on another page may open."""
 RETRY = {"Retry-After": "1"}
+LONGEST = 2000
+"""Most characters of what a refusal says."""
 HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -112,11 +115,8 @@ class Guard:
     ) -> Response | None:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         presented = [bearer.strip()] if kind.lower() == "bearer" else []
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self.access.cookie)
-        except CookieError:
-            cookie = None
-        presented += [] if cookie is None else [cookie.value]
+        # One by one: cookies of other servers on this host need not be as the standard has them.
+        presented.append(cookie_parser(headers.get("cookie", "")).get(self.access.cookie, ""))
         query = parse_qs(scope.get("query_string", b"").decode("latin1"))
         in_address = query.get("token", []) if path == "/" else []
         if any(map(self.access.matches, in_address)):
@@ -229,7 +229,11 @@ class _Body:
 
 def refuse(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The body that every answer without a result has."""
-    return JSONResponse({"error": " ".join(line.split())}, status, dict(headers or {}))
+    # In one line that is not long, that is a text of UTF-8, and that shows no password of a URL.
+    line = masked(" ".join(line.split()))
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    line = line.encode(errors="backslashreplace").decode()
+    return JSONResponse({"error": line}, status, dict(headers or {}))
 
 
 def _closing(status: int, line: str, headers: Mapping[str, str] | None = None) -> HTTPException:

@@ -11,7 +11,8 @@ without them those that the server was started with answer.
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 MAX_NEIGHBOURS = 200
 MAX_QUERIES = 256
@@ -67,6 +68,12 @@ Number = float | None
 
 Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
 """(x, y)."""
+
+
+class Question(BaseModel):
+    """A body: of JSON, `true` is no number, and `"no"` is no truth value."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Model(BaseModel):
@@ -131,7 +138,7 @@ class Tags(Model):
     images: dict[str, list[str]]
 
 
-class TagChange(Model):
+class TagChange(Question):
     """Images that get a tag, or lose it.
 
     Attributes:
@@ -311,7 +318,14 @@ class Neighbours(Model):
     notes: list[str]
 
 
-class NeighbourQuestion(Model):
+def _no_text(value: Any) -> Any:
+    """A number of JSON, which writes 3 as 3.0 too; strict numbers would refuse that."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+class NeighbourQuestion(Question):
     """Many queries at once.
 
     Attributes:
@@ -324,7 +338,9 @@ class NeighbourQuestion(Model):
     """
 
     images: list[Name] = Field(min_length=1, max_length=MAX_QUERIES)
-    k: int = Field(default=12, ge=1, le=MAX_NEIGHBOURS)
+    k: Annotated[int, BeforeValidator(_no_text)] = Field(
+        default=12, ge=1, le=MAX_NEIGHBOURS, strict=False
+    )
     relation: Relation = "any"
     labels: list[str] = Field(default=[], max_length=1000)
     features: str | None = None

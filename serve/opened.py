@@ -160,6 +160,7 @@ class _Entry:
         self.now, self.stamp = now, stamp
         self.looked = self.stamped = time.monotonic()
         self.lock = threading.Lock()
+        self.compared: tuple[Any, bool] = (None, False)
 
 
 class OpenIndexes:
@@ -177,7 +178,7 @@ class OpenIndexes:
         """The index as it is now, for one answer.
 
         While a new one is read, the old one answers. It also does if the new one cannot be read,
-        and its notes say so.
+        and its notes say so, unless it has images that are there no more.
 
         Raises:
             NotThere: no such extraction, or features that the measure cannot compare.
@@ -194,16 +195,32 @@ class OpenIndexes:
             entry = self._entries.get(name)
             if entry is None:
                 stamp = self._stamp(name)
-                try:
-                    index = open_extraction(self.store, *name)
-                except BadInput as error:
-                    raise NotThere(str(error)) from error
-                opened = OpenIndex.of(index)
+                opened = OpenIndex.of(self._as_it_is(name))
                 entry = self._entries[name] = _Entry(opened, stamp)
                 while len(self._entries) > MOST:
                     # The first is the one that the server was started with: it stays.
                     del self._entries[list(self._entries)[1]]
             return entry
+
+    def _as_it_is(self, name: tuple[str, str]) -> NeighbourIndex | Unindexed:
+        try:
+            return open_extraction(self.store, *name)
+        except BadInput as error:
+            self._entries.pop(name, None)
+            raise NotThere(str(error)) from error
+
+    def _outlived(self, entry: _Entry) -> bool:
+        """Whether an old index has an image that is there no more, as one that was forgotten."""
+        features = entry.now.index.features
+        stamp = features.stamp()
+        if entry.compared[0] != stamp:
+            try:
+                gone = not np.isin(entry.now.rows, features.lookup().rows).all()
+            except (AlikeError, OSError):
+                # Of a store that is damaged all answers that there are.
+                gone = False
+            entry.compared = stamp, gone
+        return entry.compared[1]
 
     def _refresh(self, name: tuple[str, str], entry: _Entry) -> None:
         now = time.monotonic()
@@ -223,6 +240,9 @@ class OpenIndexes:
             entry.stamp = stamp
         except (AlikeError, OSError) as error:
             self._require_features(name)
+            if self._outlived(entry):
+                entry.now, entry.stamp = OpenIndex.of(self._as_it_is(name)), stamp
+                return
             why = " ".join(str(error).split())
             note = f"the answers are of an index that was replaced and cannot be read anew: {why}"
             entry.now = OpenIndex.of(entry.now.index, (note,))

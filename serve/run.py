@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
+from urllib.parse import quote
 
 import h11
 import psutil
@@ -168,7 +169,7 @@ def serve(
         hosts = tuple(map(allowed_name, hosts))
         access = Access((*allowed_hosts(host), *hosts), token)
         page = page_address(host, listener.getsockname()[1], hosts, root_path)
-        ready(f"{page}?token={token}" if token else page)
+        ready(f"{page}?token={quote(token, safe='')}" if token else page)
         if isinstance(stores, NeighbourService):
             stores = [ServedStore("store", stores)]
         _run(create_app(stores, access), stores[0].service.budgets, root_path, listener)

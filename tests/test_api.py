@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 import alike
 from alike.extract.display import Summary, with_interval
 from alike.extract.errors import BadInput
+from alike.extract.images import open_source
 from alike.extract.networks import trust
+from alike.extract.store import Store
 from alike.flows.cli import app
 
 FUNCTIONS = {
@@ -79,14 +81,19 @@ def studied(tiny_set, tmp_path_factory):
     """A store made by the API alone, in the order of a study."""
     place = tmp_path_factory.mktemp("studied") / "store"
     arguments = (tiny_set.images, tiny_set.network, place)
-    report = alike.extract_images(*arguments, weights="none", train_share=0.4, threads=1)
+    # What tables and arrays give as numbers: numpy's own.
+    report = alike.extract_images(
+        *arguments, weights="none", train_share=np.float64(0.4), threads=np.int64(1),
+    )  # fmt: skip
     store = alike.open_store(place)
     return SimpleNamespace(
         store=store,
         place=place,
         extraction=report,
         index=alike.build_index(store),
-        analysis=alike.analyse(store, measures="gap_cosine,pixel_euclid", bootstrap=20),
+        analysis=alike.analyse(
+            store, measures="gap_cosine,pixel_euclid", bootstrap=np.int64(20), seed=np.uint8(0)
+        ),
     )
 
 
@@ -188,6 +195,33 @@ def test_arguments_are_those_of_the_command(name):
     assert all(f"    {argument}: " in doc for argument in ours)
 
 
+def ranges():
+    """Function, argument, smallest and largest number of every option of a command that has one."""
+    for name, words in FUNCTIONS.items():
+        function = getattr(alike, name)
+        for option in COMMANDS[words].params:
+            # Of Click the type has it, of typer's own parameters they themselves.
+            of = option if hasattr(option, "min") else getattr(option, "type", None)
+            ends = getattr(of, "min", None), getattr(of, "max", None)
+            if option.name in inspect.signature(function).parameters and ends != (None, None):
+                yield function, option.name, *ends
+
+
+def test_ranges_are_those_of_the_command():
+    """Refused before anything is done: there is no store `x`."""
+    every = list(ranges())
+    assert len(every) >= 25
+    for function, argument, low, high in every:
+        ours = inspect.signature(function).parameters
+        needed = {one.name: "x" for one in ours.values() if one.default is one.empty}
+        beyond = [low - 1, *([] if high is None else [high + 1])]
+        beyond += [float("inf")] if "float" in str(ours[argument].annotation) else []
+        for value in beyond:
+            line = rf"^{argument} {value}: a (whole )?number from {low} "
+            with pytest.raises(BadInput, match=line):
+                function(**{**needed, argument: value})
+
+
 # What comes back
 
 
@@ -198,6 +232,12 @@ def test_store(studied):
     assert alike.open_store(studied.store) is studied.store
     with pytest.raises(BadInput, match="no store at"):
         alike.open_store(studied.place / "absent")
+    # An option that is misspelt was passed over.
+    with pytest.raises(BadInput, match=r"has no options; given are: creat$"):
+        alike.open_store(studied.place / "absent", creat=True)
+    for open_empty in (Store.open, open_source):
+        with pytest.raises(BadInput, match="an empty name of"):
+            open_empty("")
 
 
 def test_extraction(studied):
@@ -255,7 +295,7 @@ def test_neighbours_of_rows_files_bytes_and_vectors(studied, tiny_set):
     assert table.at[5, "label"] not in set(found.table["label"])
 
 
-def test_neighbours_refuses(studied):
+def test_neighbours_refuses(studied, tmp_path):
     with pytest.raises(BadInput, match="exclude each other"):
         alike.neighbours(5, studied.store, same_class=True, other_class=True)
     with pytest.raises(BadInput, match="vectors have no images"):
@@ -274,8 +314,18 @@ def test_neighbours_refuses(studied):
         with pytest.raises(BadInput, match=f"k {k!r}: "):
             alike.neighbours(5, studied.store, k)
     assert alike.neighbours(5, studied.store, np.int64(4)).rows.shape == (1, 4)
-    with pytest.warns(UserWarning, match="1 of 1 queries have fewer than 10000 neighbours"):
+    with pytest.warns(UserWarning, match="1 of 1 queries have fewer than 10000 neighbours") as told:
         alike.neighbours(5, studied.store, 10_000)
+    assert Path(told[0].filename) == Path(__file__)
+    # Before, by the number of its bytes.
+    with pytest.raises(BadInput, match=r"image '\S+test_api.py' cannot be decoded"):
+        alike.neighbours(__file__, studied.store)
+    # And a generator was spent before the contact sheet.
+    sheet = tmp_path / "sheet.png"
+    found = alike.neighbours((row for row in [5, 7]), studied.store, 2, contact_sheet=sheet)
+    assert len(found.queries) == 2
+    alike.neighbours([5, 7], studied.store, 2, contact_sheet=tmp_path / "list.png")
+    assert sheet.read_bytes() == (tmp_path / "list.png").read_bytes()
 
 
 def test_a_missing_index_is_built_and_told(studied):
@@ -346,9 +396,33 @@ def test_explanations(studied, tiny_set):
     assert {"0/to_class", "0/to_others"} == set(like.arrays)
     with pytest.raises(BadInput, match="what to explain"):
         alike.explain([], studied.store)
+    # No pair asks for it here, and a wrong name is wrong all the same.
+    with pytest.raises(BadInput, match="unknown measure 'nope'"):
+        alike.explain([0], studied.store, measure="nope")
+
+
+def test_a_class_that_is_named_like_the_index_of_another_is_told(tiny_set, tmp_path):
+    images = tiny_set.images / "b"
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "b").symlink_to(images)
+    store = tmp_path / "store"
+    alike.extract_images(
+        tmp_path / "set",
+        tiny_set.network,
+        store,
+        weights="none",
+        threads=1,
+        classes=["1", "0", "2"],
+    )
+    told = "1 is the name of a class, which is explained; index 1 is class 0"
+    with pytest.warns(UserWarning, match=told):
+        found = alike.explain(0, store, methods="cam", target="1")
+    assert found.tables["images"]["target"].tolist() == ["1"]
 
 
 def test_retrain_extract_compare_report_export(studied, tiny_set, tmp_path):
+    with pytest.raises(BadInput, match="is no folder: name another place"):
+        alike.retrain(__file__, store=studied.store, device="cpu")
     run = alike.retrain(
         tmp_path / "run", store=studied.store, features=studied.extraction.key, loss="ce",
         epochs=1, device="cpu", balanced=False,

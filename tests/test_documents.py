@@ -43,6 +43,7 @@ NO_STORED_FILE = {
     "analysis/export/fiftyone.py": "a round trip in memory",
     "analysis/people/answers.py": "answers of people that the user brings",
     "flows/commands/extract.py": "an option's value",
+    "serve/questions.py": "the body of a request",
 }
 """Modules that parse something else than a stored file."""
 

@@ -27,6 +27,7 @@ from alike.extract.networks import (
     load_network,
     safe_name,
 )
+from alike.extract.replacing import check_target
 from alike.train.losses import loss_named
 from alike.train.run_log import CHECKPOINT, write_aside, write_json
 from alike.train.settings import TrainSettings
@@ -189,8 +190,10 @@ def check_out(out: Path, start: str) -> None:
         start: weights that the run starts from.
 
     Raises:
-        BadInput: it holds such files, or the weights to start from.
+        BadInput: it holds such files, or the weights to start from, or is no folder that can be
+            written.
     """
+    check_target(out, folder=True)
     if Path(start) == (out / WEIGHTS).resolve():
         raise BadInput(
             f"{out} holds the weights to start from, which the run would write over: name another "

@@ -47,6 +47,9 @@ def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
         >>> source.read("cat/tom.png")
         b'the bytes of an image'
     """
+    if not spec:
+        # As of a variable that is not set: it would be the folder that the process is in.
+        raise BadInput(f"an empty name of images: give {_kinds()}")
     if "://" in spec:
         spec = filled(spec, "images")
     if where:

@@ -40,12 +40,18 @@ def open_place(url: str, options: Mapping[str, Any]) -> tuple[Files, Any]:
     """Give the files and the Zarr store of a folder or of a URL of fsspec.
 
     Raises:
-        BadInput: no package for this kind of URL is installed.
+        BadInput: an empty name, options of a folder, or no package for this kind of URL.
     """
     from zarr.storage import FsspecStore, LocalStore
 
+    if not url:
+        # As of a variable that is not set: it would be the folder that the process is in.
+        raise BadInput("an empty name of a store: name a folder or a URL; `.` is the folder here")
     remote = remote_files(url, **options)
     if remote is None:
+        if options:
+            names = ", ".join(options)
+            raise BadInput(f"{url} is a folder, which has no options; given are: {names}")
         root = expanded(url.removeprefix("file://"))
         return LocalFiles(root), LocalStore(root / TREE)
     tree = FsspecStore.from_url(f"{url.rstrip('/')}/{TREE}", storage_options=dict(options))

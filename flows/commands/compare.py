@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         split: SplitOption = Split.HELD_OUT,
         where: WhereOption = None,
         bootstrap: Annotated[
-            int, typer.Option(min=1, help="Not used since 0.2.0: nothing is resampled.")
+            int, typer.Option(min=0, help="Not used since 0.2.0: nothing is resampled.")
         ] = 1000,
         seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
         human: HumanOption = None,

@@ -83,8 +83,10 @@ def serve(
 
         curl --data-binary @cat.jpg http://127.0.0.1:8000/api/v1/images
     """
+    from alike.extract.errors import BadInput
     from alike.extract.networks import require_trust
     from alike.extract.places import cache_folder
+    from alike.extract.secrets import check_token
     from alike.serve.run import allowed_hosts, allowed_name, is_private, new_token
     from alike.serve.run import serve as run
 
@@ -92,9 +94,13 @@ def serve(
     if not places:
         raise typer.BadParameter("name a store: alike serve pets.store")
     names = tuple(map(allowed_name, allowed_host or ()))
+    if token == "":
+        raise BadInput(
+            "an empty --token: give one, or --token none to ask for none, or leave it out"
+        )
     if token is None:
         token = "" if is_private(host, names) else new_token()
-    token = "" if token == NO_TOKEN else token
+    token = "" if token == NO_TOKEN else check_token(token)
     folder = thumbnails or cache_folder() / "thumbnails"
     served = _open(places, features, measure, folder)
     for one in served:
@@ -136,7 +142,7 @@ def _open(
     for place in places:
         store = Store.open(place)
         named = None if services else features
-        key, several = (named, False) if named else _first_key(store)
+        key, several = _first_key(store) if named is None else (named, False)
         chosen = measure
         if services or several:
             there = indexed_measures(store, key)

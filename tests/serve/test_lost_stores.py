@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from alike.analysis.stored import Analysis
+from alike.extract.forgetting import forget_images
 from alike.extract.store import Store, read_tags
 from alike.extract.store.upkeep import collect_garbage
 from alike.serve.app import create_app
@@ -144,6 +145,25 @@ def test_an_extraction_that_was_deleted_is_gone(both):
     time.sleep(EVERY)
     answer = asking.get(f"{LOST}/images/3/neighbours")
     assert (answer.status_code, "no features" in answer.json()["error"]) == (404, True)
+
+
+def test_an_image_that_was_forgotten_is_answered_no_more(both):
+    """Its index goes with it: the one in memory, which has the image, must not answer either."""
+    asking, folder = both
+    image = asking.get(f"{LOST}/images/3").json()
+    assert asking.get(f"{LOST}/images/4/neighbours?k=50").json()["missing"] == 0
+    forget_images(Store.open(folder), ["3"])
+    time.sleep(0.1)
+    for path in ("images/3", "images/3/alike/4", "images/3/prediction", "images/4/neighbours"):
+        assert asking.get(f"{LOST}/{path}").status_code == 404, path
+    for path in ("images?count=50", "set", "images/4", "lists/bad", "tags"):
+        answer = asking.get(f"{LOST}/{path}")
+        assert answer.status_code == 200
+        assert image["image"] not in answer.text
+    assert len(asking.get(f"{LOST}/images?count=50").json()["images"]) == 19
+    assert "alike index --store" in asking.get(f"{LOST}/set").json()["needs"]
+    # The first store has it still.
+    assert asking.get(f"{API}/images/3").json() == image
 
 
 def test_an_analysis_that_is_being_written_is_never_half_of_two(analysed, place, tmp_path):
