@@ -36,6 +36,7 @@ from alike.extract.images.tree import (
     top_note,
 )
 from alike.extract.places import expanded
+from alike.extract.secrets import masked
 
 LABEL_SUFFIXES = (".cls", ".label")
 BESIDE = frozenset((".id", ".npz", ".pth", ".pt", ".txt", ".caption"))
@@ -286,6 +287,9 @@ class TarSource:
             raise BadImage("unreadable", "a sparse file: pack its tar without --sparse")
         try:
             data = self._part(member)
+        except BadInput:
+            # No image of the tar can be read.
+            raise
         except Exception as error:
             raise BadImage("unreadable", one_line(error)) from error
         if len(data) < member.size:
@@ -311,11 +315,19 @@ def _open(shard: str) -> Any:
 
 
 def _asked_for(shard: str, low: int, high: int) -> bytes:
-    """Bytes of a tar at a URL, these alone."""
+    """Bytes of a tar at a URL, these alone.
+
+    Raises:
+        BadInput: the server sends more, as those do which know no parts of files.
+    """
     filesystem, path = filesystem_of(shard)
     data = bytes(filesystem.cat_file(path, start=low, end=high)) if high > low else b""
     if len(data) > high - low:
-        raise OSError(f"{len(data)} bytes came where {high - low} were asked for")
+        raise BadInput(
+            f"{masked(shard)}: {len(data)} bytes came where {high - low} were asked for: its "
+            "server sends whole files only (no byte ranges); copy the tar to this machine, or to "
+            "a store that sends parts"
+        )
     return data
 
 
