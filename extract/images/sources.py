@@ -58,7 +58,8 @@ def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
     is_pattern = glob.has_magic(spec) or "{" in spec
     if path is not None and not is_pattern and not path.exists():
         raise BadInput(f"images {spec} do not exist; give {_kinds()}")
-    for row in SOURCES.values():
+    rows = SOURCES.values()
+    for row in rows:
         if row.fits(spec):
             unknown = sorted(set(options) - set(inspect.signature(row.open).parameters))
             if unknown:
@@ -68,6 +69,11 @@ def open_source(spec: str, *, where: str = "", **options: Any) -> ImageSource:
                     f"{', '.join(option_names)}"
                 )
             return row.open(spec, **_as_named(spec, row, options))
+    if "://" in spec and "?" in spec and any(row.fits(spec.partition("?")[0]) for row in rows):
+        raise BadInput(
+            f"images {spec}: a URL with a query, such as a signed one, is another one every day; "
+            "give the URL of the bucket, such as s3://bucket/list.csv, and credentials for it"
+        )
     raise BadInput(f"images {spec}: not a kind that is read; give {_kinds()}")
 
 

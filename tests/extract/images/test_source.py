@@ -310,6 +310,7 @@ def refuse(tmp_path: Path, kind: str) -> tuple[str, dict[str, Any]]:
         ("nobody://knows/set-*.tar", "cannot be listed: .*Protocol not known: nobody"),
         ("nobody://knows/set.npz", "from a local file; copy it first"),
         ("memory://nowhere/set.csv", "cannot be read: FileNotFoundError"),
+        ("https://nowhere/set.csv?signature=a/b", "set.csv.*is another one every day; give"),
         ("memory://nowhere/set-*.tar", "no file fits"),
         ("set.tar", "uncompressed tar"),
         ("set-*.tar", "no file fits"),
