@@ -234,6 +234,13 @@ class History:
             record = self._read(name.removesuffix(".json"))
             if record is not None:
                 records.append(record)
+        root = self._store.root_path
+        folders = (root / FOLDER).glob("*.json") if root is not None else ()
+        self.faults.extend(
+            f"{FOLDER}/{one.name} is a folder, no record of a run: {_DELETE}"
+            for one in sorted(folders)
+            if one.is_dir()
+        )
         return records
 
     def newest(self) -> str:

@@ -219,7 +219,12 @@ class Case:
 
     def befall(self, store: Path) -> str:
         """Do the damage; gives the name of the file."""
-        names = sorted(str(one.relative_to(store)) for one in store.rglob("*") if one.is_file())
+        # An empty file, a mark, says nothing by its content that could be damaged.
+        names = sorted(
+            str(one.relative_to(store))
+            for one in store.rglob("*")
+            if one.is_file() and one.stat().st_size
+        )
         fit = [name for name in names if re.fullmatch(self.damage.files, name)]
         name = fit[self.at % len(fit)]
         self.damage.change(store, store / name, np.random.default_rng(self.seed))

@@ -482,12 +482,16 @@ def test_torn_and_foreign_files_are_named_and_hurt_nobody(story):
     accepted = (folder / "accepted.json").read_bytes() if story.history.accepted() else None
     (folder / "accepted.json").write_text("{")
     (folder / whole[0].name.replace("-", "-0")).write_bytes(torn)
+    a_folder = folder / f"20200101T000000000000-{'a' * 6}.json"
+    a_folder.mkdir()
     history = story.history
     assert len(history.records()) == number - 1
     assert history.unchanged() is None
-    assert len(history.faults) == 4
-    assert history.unchanged() is history.accepted() is None
     assert len(history.faults) == 5
+    assert f"history/{a_folder.name} is a folder" in " ".join(history.faults)
+    assert history.unchanged() is history.accepted() is None
+    assert len(history.faults) == 6
+    a_folder.rmdir()
     with pytest.raises(BadInput, match=r"'accepted': history/accepted\.json is damaged"):
         history.find("accepted")
     situation = situation_of(story.store, history)
