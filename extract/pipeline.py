@@ -306,7 +306,8 @@ def _report(
         key=features.key,
         n_listed=len(listing),
         n_rows=len(table),
-        n_computed=len(computed),
+        # Rows of images that left the set are written again too, empty.
+        n_computed=int(np.isin(computed, view["row"]).sum()),
         n_reused=int(np.isin(table["row"], computed, invert=True).sum()),
         n_bad=len(bad),
         bad=bad[["path", "state", "reason"]],

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ from alike.extract.errors import BadInput
 
 KEPT_DAYS = 90
 """Days after its last use for which a file of the cache is kept."""
+_OURS = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\..*")
+"""A file that is named by a hash, and the folder in which it is written."""
 
 
 def expanded(place: str | Path) -> Path:
@@ -71,13 +74,15 @@ def unused(paths: Iterable[Path]) -> Iterator[Path]:
 def delete_unused(folder: Path) -> None:
     """Delete what of a folder of the cache nobody used for `KEPT_DAYS`.
 
-    What killed writers left goes too.
+    What killed writers left goes too. What another than us put there stays.
 
     Args:
-        folder: of files that are touched when they are read.
+        folder: of files that are touched when they are read. Their names are digits of a hash.
     """
     with suppress(OSError):
         for path in unused(folder.iterdir()):
+            if not _OURS.fullmatch(path.name):
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -133,6 +133,7 @@ _BROKEN_OFF = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN, errn
 _ADVICE = {
     **dict.fromkeys(_BROKEN_OFF, "mount it again"),
     errno.EMFILE: "allow more open files (`ulimit -n`)",
+    errno.EIO: "look at the disk or its mount, or choose another place",
 }
 _NOT_OURS |= dict.fromkeys(_ADVICE, 1)
 

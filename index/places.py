@@ -223,9 +223,12 @@ def _fetch(store: Any, key: str, measure: str, *, checked: bool = False) -> None
 def _delete_unused() -> None:
     """Delete copies that nobody asked for long; one that is open answers on.
 
-    The lock of a copy is touched whenever it is asked for.
+    The lock of a copy is touched whenever it is asked for. Nothing is deleted behind a link.
     """
-    for lock in unused(cache_folder().glob("stores/*/index/*/*.lock")):
+    stores = (cache_folder() / "stores").resolve()
+    for lock in unused(stores.glob("*/index/*/*.lock")):
+        if lock.resolve() != lock:
+            continue
         with contextlib.suppress(OSError), lock.open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = lock.with_suffix("")

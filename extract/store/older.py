@@ -9,7 +9,7 @@ goes on. The files before lie in `before-upgrade/` until the whole store has ver
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -96,6 +96,9 @@ def upgrade(store: Store, *, dry_run: bool = False, progress: Progress = silent)
     with alone(store, "the store cannot be upgraded"):
         _refuse_damaged(store)
         older = _older(store)
+        # What an upgrade before wrote anew has verified as it is now. Its old file, put back, would
+        # take away what others wrote since.
+        _drop_kept(store, but=tuple(one.file for one, _ in older))
         for done, (one, renew) in enumerate(older, 1):
             renew()
             progress("upgrade", done, len(older), one.file)
@@ -150,10 +153,10 @@ def _refuse_damaged(store: Store) -> None:
 
 
 def _keep(store: Store, place: str) -> None:
-    """Keep a file as it was before the first upgrade of it."""
-    kept = f"{KEPT}/{place}"
-    if store.files.size(kept) is None:
-        store.files.write(kept, store.files.read(place))
+    """Keep a file as it is before the upgrade of it."""
+    kept, data = f"{KEPT}/{place}", store.files.read(place)
+    if store.files.size(kept) is None or store.files.read(kept) != data:
+        store.files.write(kept, data)
 
 
 def _put_back(store: Store) -> None:
@@ -162,10 +165,14 @@ def _put_back(store: Store) -> None:
     _drop_kept(store)
 
 
-def _drop_kept(store: Store) -> None:
+def _drop_kept(store: Store, but: Sequence[str] = ()) -> None:
+    # The constants of an extraction are renewed with its attributes.
+    keys = [name.split("/")[1] for name in but if name.endswith(f"/{META}")]
+    stay = (*but, *(f"constants/{key}/" for key in keys))
     for name in store.files.walk(KEPT):
-        store.files.remove(f"{KEPT}/{name}")
-    if store.root_path is not None:
+        if not name.startswith(stay):
+            store.files.remove(f"{KEPT}/{name}")
+    if store.root_path is not None and not but:
         shutil.rmtree(store.root_path / KEPT, ignore_errors=True)
 
 

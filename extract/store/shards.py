@@ -6,6 +6,7 @@ raises where zarr would give the fill value for a shard that is gone.
 """
 
 import base64
+import errno
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,11 @@ from alike.extract.store.files import ADVICE, Files
 _ABSENT = 2**64 - 1
 _LEFT_OUT = 2**32 - 1
 """In place of the checksum of a chunk that Zarr left out."""
+_OF_FILE = {
+    errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.EINVAL, errno.EOVERFLOW,
+}  # fmt: skip
+"""Errors of the system that say what the file is. Others (no permission, too many open files, a
+mount or a server that does not answer) say nothing of its content."""
 _PAUSE = 0.02
 _JOIN = 64 * 1024
 """Chunks nearer than this in a local file are fetched by one read."""
@@ -80,6 +86,7 @@ def read_shard_rows(
     Raises:
         StoreDamaged: the file is missing, short, a checksum does not hold, or a chunk is not the
             one that was committed.
+        OSError: the file could not be read, which is no damage: nothing may be taken back for it.
     """
     for again in (True, True, False):
         try:
@@ -89,8 +96,15 @@ def read_shard_rows(
                 raise StoreDamaged(
                     f"{name} is missing; {ADVICE}", file=name, fault="is missing"
                 ) from None
-        # Of a damaged index, lengths may be anything: OverflowError, MemoryError.
-        except (ValueError, RuntimeError, OverflowError, MemoryError, OSError) as error:
+        except OSError as error:
+            if not again:
+                if error.errno in _OF_FILE:
+                    raise damaged(name, error, ADVICE) from error
+                if error.errno and error.filename is None:
+                    error.filename = f"{files.url}/{name}"
+                raise
+        # Of a damaged index, places may be anything: OverflowError.
+        except (ValueError, RuntimeError, OverflowError) as error:
             if not again:
                 raise damaged(name, error, ADVICE) from error
         # A writer may have replaced the shard between the reads of its index and its chunks.
@@ -107,7 +121,10 @@ def _read(
         len(needed), spec.chunk_rows, *spec.tail
     )
     checksums = np.full(len(needed), _LEFT_OUT, "<u4")
-    for i, data in _fetch(files, name, _index(files, name, spec)[needed]):
+    raw = spec.chunk_rows * spec.row_bytes
+    # Zstandard's bound is 1/256 and 64 bytes more than what it packs.
+    longest = raw + raw // 128 + 1024
+    for i, data in _fetch(files, name, _index(files, name, spec)[needed], longest):
         _decode(data, spec, decoded[i])
         checksums[i] = int.from_bytes(data[-4:], "little")
     if expected is not None:
@@ -177,17 +194,23 @@ def _index(files: _Ranges, name: str, spec: ArraySpec) -> np.ndarray:
     return np.frombuffer(data[:-4], dtype="<u8").reshape(-1, 2)
 
 
-def _fetch(files: Files, name: str, entries: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+def _fetch(
+    files: Files, name: str, entries: np.ndarray, longest: int
+) -> Iterator[tuple[int, memoryview]]:
     """Give (position in `entries`, stored bytes) of every chunk; near ones are read together.
 
     Args:
         files: the store's files.
         name: the shard's file.
         entries: (n, 2) uint64, offset and length of each chunk, from the index.
+        longest: most bytes of a chunk; so none that cannot be is asked for, and memory that runs
+            out is no damage.
     """
     # Zarr leaves out chunks of nothing but the fill value, here chunks of bad images alone; that
     # a chunk was left out is guarded by the index's checksum.
     present = np.flatnonzero(entries[:, 0] != _ABSENT)
+    if len(present) and int(entries[present, 1].max()) > longest:
+        raise ValueError("its index names a chunk that is longer than any")
     spans = {int(i): (int(entries[i, 0]), int(entries[i].sum())) for i in present}
     order = sorted(spans, key=lambda i: spans[i])
     runs: list[tuple[int, int, list[int]]] = []

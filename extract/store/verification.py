@@ -328,8 +328,12 @@ def _take_back(features: Features, damaged: dict[int, list[tuple[str, Damage]]])
         for unit, faults in damaged.items():
             with features.claim(unit):
                 record = features.ledger.record(unit)
-                names = {name for name, _ in faults}
                 if record is None:
+                    continue
+                # Another process may have mended it before the lock was held.
+                still = {name for name, _ in _unit_damage(features, record)}
+                names = {name for name, _ in faults} & still
+                if not names:
                     continue
                 withdraw(features, record, names)
                 for name in names & set(features.arrays):

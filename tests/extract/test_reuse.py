@@ -81,6 +81,11 @@ def test_only_new_images_are_computed(folder: Path, network: Network, store: Sto
     report = run(folder, network, store)
     assert (report.n_computed, report.n_reused, report.n_rows) == (3, 9, 12)
     check_rows(store.features(), network, folder)
+    # All rows of a lost shard are written again; that of an image that left the set is none.
+    (folder / "owl" / "0000.jpg").unlink()
+    store.path(store.features().place("gap", 0)).unlink()
+    report = run(folder, network, store)
+    assert (report.n_computed, report.n_reused, report.n_rows) == (11, 0, 11)
 
 
 @pytest.mark.quick

@@ -58,10 +58,15 @@ def test_a_copy_that_nobody_asked_for_long_is_deleted(store, cache):
             (folder / place).touch()
     then = time.time() - (KEPT_DAYS + 1) * 86400
     os.utime(old / "gap_cosine.lock", (then, then))
+    # Behind a link lies what is not of the cache.
+    elsewhere = cache.parents[1] / "elsewhere"
+    shutil.copytree(old.parents[1], elsewhere)
+    (cache / "stores/linked").symlink_to(elsewhere)
     opened(store)
     assert sorted(one.name for one in (cache / "stores").iterdir()) == sorted(
-        ["young", copies_folder(store.place).name]
+        ["linked", "young", copies_folder(store.place).name]
     )
+    assert (elsewhere / "index/net/gap_cosine/card.json").is_file()
     assert (young / "gap_cosine/card.json").is_file()
     # A copy that is asked for counts as used, although nothing of it is written.
     lock = copies_folder(store.place) / f"index/{KEY}/gap_cosine.lock"

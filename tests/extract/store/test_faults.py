@@ -16,6 +16,7 @@ import pytest
 import store_writer as known
 
 from alike.extract.errors import BadInput, StoreBusy, StoreDamaged, StoreFull
+from alike.extract.store import verification
 from alike.extract.store.files import LocalFiles, explain
 from alike.extract.store.locks import Holder, Lock
 from alike.extract.store.store import Store
@@ -416,3 +417,42 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess:
         cwd="/",
         env={**os.environ, "PYTHONPATH": path},
     )
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_what_cannot_be_read_now_is_not_damage(tmp_path, monkeypatch, code):
+    """No permission, too many open files, a mount that is gone: nothing is taken back for it."""
+    features = known.filled(tmp_path / "s", 300)
+    before = {one: one.read_bytes() for one in (tmp_path / "s").rglob("*") if one.is_file()}
+    broken = features.place("fc", 0)
+    read = LocalFiles.read_ranges
+
+    def refused(self, name, ranges):
+        if name == broken:
+            raise OSError(code, os.strerror(code))
+        return read(self, name, ranges)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFiles, "read_ranges", refused)
+        for reading in (lambda: features.read("fc", slice(None)), lambda: verify(features.store)):
+            with pytest.raises(OSError, match=os.strerror(code)) as caught:
+                reading()
+            assert caught.value.filename.endswith(broken)
+    assert {one: one.read_bytes() for one in before} == before
+    assert verify(Store.open(tmp_path / "s")).damage == ()
+
+
+def test_what_another_process_mended_meanwhile_is_not_taken_back(tmp_path, monkeypatch):
+    features = known.filled(tmp_path / "s", 300)
+    torn = shard(features, "fc", 0)
+    whole, take_back = torn.read_bytes(), verification._take_back
+    flip(torn, 1000)
+
+    def late(*given):
+        torn.write_bytes(whole)
+        take_back(*given)
+
+    monkeypatch.setattr(verification, "_take_back", late)
+    assert [one.file for one in verify(features.store).damage] == [features.place("fc", 0)]
+    assert torn.read_bytes() == whole
+    assert features.pending() == []

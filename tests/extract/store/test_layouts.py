@@ -16,10 +16,11 @@ import zarr
 from typer.testing import CliRunner
 
 from alike.extract.errors import StoreDamaged
+from alike.extract.store import older
 from alike.extract.store.files import LocalFiles
 from alike.extract.store.older import upgrade
 from alike.extract.store.store import Store
-from alike.extract.store.verification import verify
+from alike.extract.store.verification import Damage, Verdict, verify
 from alike.flows.cli import app
 
 HERE = Path(__file__).parent / "layouts"
@@ -170,3 +171,40 @@ def test_a_damaged_store_is_not_upgraded(place):
         upgrade(Store.open(folder))
     after = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
     assert after == before
+
+
+@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+def test_what_was_written_since_an_upgrade_was_cut_off_is_never_put_back(place, monkeypatch):
+    folder = place / "pets.store"
+    write, left = LocalFiles.write, [6]
+
+    def killed(self, name, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        write(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFiles, "write", killed)
+        with pytest.raises(Killed):
+            upgrade(Store.open(folder))
+    assert len([one for one in (folder / "before-upgrade").rglob("*") if one.is_file()]) > 1
+    kept = ("before-upgrade", "log", "locks")
+
+    def files():
+        every = (one for one in folder.rglob("*") if one.is_file())
+        return {
+            one: one.read_bytes() for one in every if one.relative_to(folder).parts[0] not in kept
+        }
+
+    since, verdicts = files(), iter([verify(Store.open(folder), mark=False)])
+
+    def fails_at_the_end(store, **how):
+        damage = Damage("", "manifest/view.parquet", "", "made up", "")
+        return next(verdicts, Verdict(0, 0, 0.0, (damage,), False, ()))
+
+    monkeypatch.setattr(older, "verify", fails_at_the_end)
+    with pytest.raises(StoreDamaged, match="all files are as they were"):
+        upgrade(Store.open(folder))
+    assert files() == since
+    assert not (folder / "before-upgrade").exists()

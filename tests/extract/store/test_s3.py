@@ -103,6 +103,12 @@ def test_damage_is_named_and_repaired(place):
     known.extract(features)
     assert features.digest == before
     assert verify(features.store).damage == ()
+    features.store.write_file(name, b"torn")
+    with pytest.raises(StoreDamaged, match=r"maps/c\.1"):
+        features.read("maps", np.array([1030]))
+    features.store.write_file(name, b"")
+    with pytest.raises(StoreDamaged, match=r"maps/c\.1"):
+        features.read("maps", np.array([1030]))
     features.store.files.remove(name)
     assert features.pending() == [1]
     with pytest.raises(StoreDamaged, match=r"maps/c\.1.* is missing"):
