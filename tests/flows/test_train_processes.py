@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -136,7 +137,9 @@ def test_what_a_network_prints_is_no_progress(tmp_path, labelled):
 
 def test_two_machines_meet_and_refusals_are_those_of_the_training(tmp_path, labelled):
     """Two agents of torchrun stand for two machines."""
-    lines = 'nodes = 2\nrendezvous = "127.0.0.1:29477"'
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        lines = f'nodes = 2\nrendezvous = "127.0.0.1:{free.getsockname()[1]}"'
     pipeline, out = pipeline_of(tmp_path, lines), tmp_path / "run"
     started, seen = [], []
 
@@ -152,10 +155,17 @@ def test_two_machines_meet_and_refusals_are_those_of_the_training(tmp_path, labe
             )
         )
 
-    run = retrained(
-        pipeline, labelled, out, lambda *what: seen.append(what[0]), other_machine, seed=1
-    )
-    said, _ = started[0].communicate(timeout=60)
+    try:
+        run = retrained(
+            pipeline, labelled, out, lambda *what: seen.append(what[0]), other_machine, seed=1
+        )
+        said, _ = started[0].communicate(timeout=60)
+    finally:
+        # Nothing of it stays for the tests that follow.
+        for one in started:
+            one.kill()
+            one.wait()
+            one.stdout.close()
     assert started[0].returncode == 0
     # The first process is on one of the two, as torchrun has it, and alone tells how far it is.
     there = [json.loads(line)[0] for line in said.splitlines()]
