@@ -86,7 +86,7 @@ def most_images(budget: float, dim: int) -> int:
 
 
 def seconds_a_pair(dim: int, pairs: float = 0.0) -> float:
-    """Processor time of counting one pair of vectors of this length, measured now.
+    """Processor time in seconds of counting one pair of vectors of this length, measured now.
 
     Of longer ones than `LONGEST` it is in proportion to theirs.
 

@@ -66,7 +66,6 @@ def leave() -> NoReturn:
 
     A thread of theirs that still runs then would abort the process ("terminate called without an
     active exception"), and torchrun ends the others, which may be writing the weights, with it.
-    Nor is the group of processes taken apart: that aborted so, too, once in hundreds of trainings.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -77,7 +76,12 @@ def main() -> None:
     """torchrun, or one of its processes; each ends with the process that started it."""
     if sys.argv[1] != "--torchrun":
         end_with_parent(os.getppid())
-        train(Path(sys.argv[1]))
+        try:
+            train(Path(sys.argv[1]))
+        except SystemExit as ended:
+            # All but the first process end so when the training is done.
+            if ended.code:
+                raise
         leave()
     from torch.distributed.run import main as torchrun
 

@@ -187,7 +187,7 @@ def _line(error: Any) -> str:
 
 
 def _as_json(value: Any) -> str:
-    """A value as the client wrote it: 3, and "3"."""
+    """A value as JSON, in which 3 is no text; a text in quotation marks of Python."""
     if isinstance(value, str):
         return repr(value[:80])
     text = json.dumps(value, default=str)

@@ -15,7 +15,7 @@ import pytest
 
 import alike
 from alike import api
-from alike.arguments import annotated, checked, each_name, each_query, kind_of
+from alike.arguments import OtherKind, annotated, checked, each_name, each_query, kind_of
 from alike.client import Client
 from alike.extract.errors import BadInput
 from alike.results import ReportFile
@@ -40,10 +40,12 @@ def given(function, name, value):
 
 
 def takes(function, parameter, value):
+    if (function, parameter.name) in OWN:
+        return True
     try:
         kind_of(annotated(function, parameter.annotation)).take(value)
-    except Exception:
-        return (function, parameter.name) in OWN
+    except OtherKind:
+        return False
     return True
 
 

@@ -107,11 +107,11 @@ def retrain(
         return finished
     checkpoint = checkpoint_of(out, fingerprint)
     ancestors = _ancestors(network)
-    replaced = ""
+    replaced: list[str] = []
     if is_first_process():
         out.mkdir(parents=True, exist_ok=True)
         replaced = begin_run(out, anew=checkpoint is None)
-        if not replaced:
+        if not (out / WEIGHTS).is_file():
             # First of all, so that the folder is known as that of a run.
             write_train_images(out, task.images, task.snapshot, ancestors.images)
     log = RunLog(
@@ -130,7 +130,7 @@ def retrain(
         *ancestors.doubts,
         *_decisions(task.step, log, checkpoint),
         *settle_statistics(final, task.step),
-        *([replaced] if replaced else []),
+        *replaced,
     ]
     provenance = _provenance(network, settings, task, ancestors)
     replace_run(out)

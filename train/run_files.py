@@ -213,7 +213,7 @@ def check_out(out: Path, start: str) -> None:
         )
 
 
-def begin_run(out: Path, *, anew: bool) -> str:
+def begin_run(out: Path, *, anew: bool) -> list[str]:
     """Take away what an earlier, different run left half done in the folder.
 
     What such a run finished stays until the new weights are there: see `replace_run`.
@@ -223,14 +223,20 @@ def begin_run(out: Path, *, anew: bool) -> str:
         anew: it does not go on from a checkpoint.
 
     Returns:
-        A sentence on the finished run that will be replaced, or nothing.
+        Sentences on a checkpoint that is not gone on from, and on weights that will be replaced.
     """
+    said = []
     if anew:
+        if (out / CHECKPOINT).is_file():
+            said.append(
+                f"{out} held a checkpoint that is damaged, or of other settings, images or another "
+                "version: the training began anew"
+            )
         for name in (CHECKPOINT, "log.csv", "steps.csv"):
             (out / name).unlink(missing_ok=True)
-    if not (out / WEIGHTS).is_file():
-        return ""
-    return f"{out} held the weights of another run, or unfinished ones: replaced"
+    if (out / WEIGHTS).is_file():
+        said.append(f"{out} held the weights of another run, or unfinished ones: replaced")
+    return said
 
 
 def replace_run(out: Path) -> None:

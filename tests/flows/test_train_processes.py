@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from alike.extract.errors import BadInput
 from alike.extract.progress import silent
+from alike.flows import train_process
 from alike.flows.decisions import origin_of
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import load
@@ -177,6 +178,29 @@ def test_two_machines_meet_and_refusals_are_those_of_the_training(tmp_path, labe
     if FULL:
         with pytest.raises(Diverged, match="training diverged"):
             retrained(pipeline_of(tmp_path, "processes = 2"), labelled, tmp_path / "b", lr=1e30)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("code", [None, 0, 1, 143])
+def test_whatever_process_is_done_leaves_at_once(code, tmp_path, monkeypatch):
+    """Not the first alone: another that took its libraries apart aborted, and failed the run."""
+
+    def train(_path):
+        if code is not None:
+            raise SystemExit(code)
+
+    class Left(Exception):
+        pass
+
+    def leave():
+        raise Left
+
+    monkeypatch.setattr(train_process, "train", train)
+    monkeypatch.setattr(train_process, "leave", leave)
+    monkeypatch.setattr(train_process, "end_with_parent", lambda _parent: None)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "job.json")])
+    with pytest.raises(SystemExit if code else Left):
+        train_process.main()
 
 
 @pytest.mark.quick

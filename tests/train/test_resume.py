@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from alike.extract.errors import BadInput
 from alike.train.retrain import Diverged
-from alike.train.run_files import check_out
+from alike.train.run_files import begin_run, check_out
 from alike.train.run_log import CHECKPOINT, checkpoint_of
 from alike.train.trained_images import trained_images
 
@@ -102,6 +102,12 @@ def test_files_that_no_run_wrote_are_left_alone(tmp_path):
     assert (out / "log.csv").read_text() == "mine"
     (out / "train_images.parquet").touch()
     check_out(out, "none")
+    # A checkpoint that is not gone on from is hours of work: it does not go in silence.
+    (out / CHECKPOINT).write_bytes(b"torn")
+    (told,) = begin_run(out, anew=True)
+    assert told.endswith("the training began anew")
+    assert not (out / CHECKPOINT).exists()
+    assert begin_run(out, anew=True) == []
     (out / "run.json").mkdir()
     with pytest.raises(BadInput, match=r"run\.json is no plain file"):
         check_out(out, "none")
