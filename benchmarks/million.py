@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from alike.analysis.analyse import BUDGET
-from alike.analysis.outlook import most_images
+from alike.analysis.outlook import Load, most_images
+from alike.extract.machine import usable_cores
 
 CLASSES, DIM = 1000, 512
 STEPS = {
@@ -96,7 +97,6 @@ def bare_products(n: int) -> tuple[float, float]:
     from alike.analysis.blocks import best_product, coarse_bits, one_thread_each, rounded
     from alike.analysis.neighbours.coarse import COLUMNS, ROWS
     from alike.analysis.pairs import TILE
-    from alike.extract.machine import usable_cores
 
     draw = np.random.default_rng(0)
     x = draw.standard_normal((COLUMNS, DIM), dtype=np.float32)
@@ -144,10 +144,11 @@ def table(folder: Path, n: int, steps: list[str]) -> dict[str, Took]:
         if name == "analyse":
             evaluated = min(n, most_images(BUDGET, DIM))
             float32, bfloat16 = bare_products(evaluated)
+            guess = Load(evaluated, DIM, n).seconds(intervals=True) / usable_cores()
             print(
                 f"{n:>9,} bare products of the {evaluated:,} images: {float32:.1f} s in float32, "
                 f"{bfloat16:.1f} s in bfloat16; the analysis takes "
-                f"{took.wall / (float32 + bfloat16):.2f} times both",
+                f"{took.wall / (float32 + bfloat16):.2f} times both; guessed before: {guess:.0f} s",
                 flush=True,
             )
     size = sum(path.stat().st_size for path in Path(store).rglob("*") if path.is_file())
