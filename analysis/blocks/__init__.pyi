@@ -13,6 +13,7 @@ from .jit import compiled as compiled
 from .jobs import Jobs as Jobs
 from .jobs import here as here
 from .jobs import open_jobs as open_jobs
+from .product import Entries as Entries
 from .product import Precision as Precision
 from .product import Product as Product
 from .product import best_product as best_product

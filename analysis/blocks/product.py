@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
+Entries = NDArray[Any]
+"""Of a product: float32, or the bits of bfloat16 as uint16."""
 Precision = Literal["float32", "bfloat16"]
 
 BRING_BLAS = ("scipy.linalg", "torch", "faiss")
@@ -42,15 +44,16 @@ class Product:
     Attributes:
         name: for tables.
         multiply: (x (m, D), y (n, D), room (m, n)) to x y^T, contiguous, in `room` or in memory of
-            its own; x and y as `ready` gives them, or slices of that.
+            its own; x and y as `ready` gives them, or slices of that. Float32, or the bits of
+            bfloat16 as uint16, which `widened` turns into float32.
         ready: vectors (n, D) to the form in which they are multiplied; for many products at once.
     """
 
     name: str
-    multiply: Callable[[Any, Any, Matrix], Matrix]
+    multiply: Callable[[Any, Any, Matrix], Entries]
     ready: Callable[[Matrix], Any] = _as_it_is
 
-    def __call__(self, x: Matrix, y: Matrix, room: Matrix) -> Matrix:
+    def __call__(self, x: Matrix, y: Matrix, room: Matrix) -> Entries:
         """The product of vectors that are multiplied once."""
         return self.multiply(self.ready(x), self.ready(y), room)
 
@@ -79,12 +82,8 @@ def _rounded(z: Matrix) -> Any:
     return torch.from_numpy(z).bfloat16()
 
 
-def _bfloat16(x: Any, y: Any, room: Matrix) -> Matrix:
-    import torch
-
-    torch.set_num_threads(1)
-    torch.from_numpy(room).copy_(torch.mm(x, y.T))
-    return room
+def _bfloat16(x: Any, y: Any, room: Matrix) -> NDArray[np.uint16]:
+    return coarse_bits(x, y)
 
 
 by_numpy = Product("numpy", _numpy)
@@ -92,7 +91,7 @@ by_numpy = Product("numpy", _numpy)
 by_onednn = Product("oneDNN", _onednn)
 """float32 by oneDNN, as torch's own compiler calls it."""
 by_bfloat16 = Product("bfloat16", _bfloat16, _rounded)
-"""Both rounded to bfloat16; sums are float32, the result is rounded again."""
+"""Both rounded to bfloat16; sums are float32, the result is rounded again and given as its bits."""
 
 
 def rounded(z: Matrix) -> tuple[Any, Matrix]:

@@ -26,6 +26,7 @@ MOST_BINS = 1 << 20
 FINE_BYTES = 96 << 20
 CLASSES_BYTES = 512 << 20
 PAIR_BYTES = 256 << 20
+SAMPLE_STRIP = 256
 CROWDED = 5e-5
 """Width of the interval of the AUC, expected from a sample, above which bins follow the pairs."""
 
@@ -201,28 +202,13 @@ def measured_bins(vectors: Vectors, images: EvaluationSet, n: int = BINS) -> Bin
     runs = _runs_of_four(vectors.n)
     far = _farthest(vectors) if len(runs) < vectors.n and vectors.form == "euclidean" else runs[:0]
     at = np.union1d(runs, far)
-    z, b = vectors.rows(at)
-    if not np.isfinite(b).all():
-        msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
-        raise BadInput(msg)
-    with np.errstate(over="ignore", invalid="ignore"):
-        every: NDArray[np.float64] = np.asarray(b[:, None] + b[None, :] - z @ z.T)
-    if vectors.exactly and np.isfinite(every).all():
-        rows = np.concatenate([vectors.exact(int(place), int(place) + 1) for place in at])
-        every = vectors.exact_keys(rows, rows)
-    if not np.isfinite(every).all() or (vectors.form == "euclidean" and 0 < b.max() < VANISHING):
-        msg = (
-            f"squared distances of about {2.0 * b.max():.0e} overflow float32 or vanish in it: "
-            "expected finite features of moderate size; scale them, or use a cosine measure"
-        )
-        raise BadInput(msg)
-    np.fill_diagonal(every, every[0, -1])
-    low, high = float(every.min()), float(every.max())
+    few = np.arange(len(at))
     if len(runs) < vectors.n:
         # Half of the sample says enough about crowding, at a quarter of the time.
         half = runs[np.arange(len(runs)) // 4 % 2 == 0]
         few = np.flatnonzero(np.isin(at, np.union1d(half, far)))
-        every, at = every[few][:, few], at[few]
+    low, high, every = _sampled_keys(vectors, at, few)
+    at = at[few]
     upper = np.triu_indices(len(at), 1)
     keys = every[upper]
     same = images.codes[at[upper[0]]] == images.codes[at[upper[1]]]
@@ -239,6 +225,47 @@ def measured_bins(vectors: Vectors, images: EvaluationSet, n: int = BINS) -> Bin
         cells, at_bin = _following_cells(x, same, n, flip=width < 0)
         choices.append((_width(at_bin, same, n), Bins(first, width, n, cells)))
     return min(choices, key=lambda each: each[0])[1]
+
+
+def _sampled_keys(
+    vectors: Vectors, at: NDArray[np.int64], few: NDArray[np.int64]
+) -> tuple[float, float, NDArray[np.float64]]:
+    """The least and the largest key of two images at `at`, and the keys (F, F) among `few` of them.
+
+    A strip of rows at a time: fresh memory for all would take longer than the arithmetic.
+    """
+    z, b = vectors.rows(at)
+    if not np.isfinite(b).all():
+        msg = "some features are NaN or infinite, expected numbers: run `alike store verify`"
+        raise BadInput(msg)
+    exact = (
+        np.concatenate([vectors.exact(int(place), int(place) + 1) for place in at])
+        if vectors.exactly
+        else None
+    )
+    least, most, another = np.inf, -np.inf, 0.0
+    finite = not (vectors.form == "euclidean" and 0 < b.max() < VANISHING)
+    among = np.empty((len(few), len(few)))
+    for low in range(0, len(at), SAMPLE_STRIP):
+        here = slice(low, low + SAMPLE_STRIP)
+        with np.errstate(over="ignore", invalid="ignore"):
+            keys: NDArray[np.float64] = np.add.outer(b[here], b)
+            keys -= z[here] @ z.T
+        finite = finite and bool(np.isfinite(keys).all())
+        if not finite:
+            msg = (
+                f"squared distances of about {2.0 * b.max():.0e} overflow float32 or vanish in it: "
+                "expected finite features of moderate size; scale them, or use a cosine measure"
+            )
+            raise BadInput(msg)
+        if exact is not None:
+            keys = vectors.exact_keys(exact[here], exact)
+        another = float(keys[0, -1]) if low == 0 else another
+        np.fill_diagonal(keys[:, low:], another)
+        least, most = min(least, float(keys.min())), max(most, float(keys.max()))
+        first, last = np.searchsorted(few, [low, low + len(keys)])
+        among[first:last] = keys[few[first:last] - low][:, few]
+    return least, most, among
 
 
 def _runs_of_four(n: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ these are the plain counts.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from alike.analysis.blocks import (
     many,
     own_distance,
 )
-from alike.analysis.pairs.bins import BINS, Bins, Layers, measured_bins, plan_layers
+from alike.analysis.pairs.bins import BINS, TILE, Bins, Layers, measured_bins, plan_layers
 from alike.analysis.pairs.curves import Auc, auc
 from alike.analysis.pairs.kernels import Scratch, add_pairs, scratch
 from alike.analysis.pairs.rounding import UNIT, key_error
@@ -214,15 +214,18 @@ def count_slab(
         counts = replace(counts, cols=np.zeros((n_cols, layers.per_class)))
     room = scratch()
     parts = np.zeros(0, dtype=np.uint32)
+    runs = cache(lambda start: _runs(col_at[start : start + TILE]))
+    classes = cache(lambda start: np.unique(row_at[start : start + TILE], return_inverse=True))
     for tile in tiles(vectors, bins, slab, product):
-        edges, cols = _runs(col_at[tile.cols])
+        edges, cols = runs(tile.cols.start)
         if fine:
             slots = np.arange(n_rows)[:, None] * n_cols + cols[None, :]
             every = pairs.reshape(-1, layers.per_pair)
             tile.count(edges, row_at[tile.rows], slots, every, room)
         else:
+            in_rows, row_part = classes(tile.rows.start)
             parts = _count_tile(
-                tile, counts, slot, layers, weights, edges, row_at[tile.rows], cols, room, parts
+                tile, counts, slot, layers, weights, edges, in_rows, row_part, cols, room, parts
             )
     return counts
 
@@ -234,7 +237,8 @@ def _count_tile(
     layers: Layers,
     weights: Balance,
     edges: NDArray[np.int64],
-    row_at: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    row_part: NDArray[np.int64],
     cols: NDArray[np.int64],
     room: Scratch,
     memory: NDArray[np.uint32],
@@ -243,9 +247,8 @@ def _count_tile(
 
     Classes of which two have fewer pairs than a histogram has bins need none.
     """
-    rows, row_part = np.unique(row_at, return_inverse=True)
     kinds = (counts.row_classes[rows][:, None] != counts.col_classes[cols][None, :]).astype(int)
-    few = len(row_at) * (edges[-1] - edges[0]) < len(rows) * len(cols) * layers.per_class
+    few = len(row_part) * (edges[-1] - edges[0]) < len(rows) * len(cols) * layers.per_class
     size = 0 if few and counts.pairs.ndim == 2 else len(cols) * layers.per_class
     if len(memory) < size:
         memory = np.zeros(size, dtype=np.uint32)
@@ -299,13 +302,17 @@ class Totals:
     balanced: NDArray[np.float64]
 
 
-def no_totals(layers: Layers, n_classes: int, n_pairs: int) -> Totals:
-    """Counts of no pairs."""
-    shape = n_classes, layers.per_class
+def no_totals(layers: Layers, sizes: Counts, n_pairs: int) -> Totals:
+    """Counts of no pairs of classes of these sizes (C,)."""
+    shape = len(sizes), layers.per_class
+    # They stay until the tables are made, and are most of the counts: as narrow as the pairs of the
+    # two largest classes allow. Signed, so that a difference of two is one.
+    most = int(sizes.max(initial=0)) ** 2
+    narrow = np.int32 if most <= np.iinfo(np.int32).max else np.int64
     return Totals(
         np.zeros((2, layers.total), dtype=np.int64),
         np.zeros(shape, dtype=np.int64), np.zeros(shape),
-        np.zeros((n_pairs, layers.per_pair), dtype=np.int64), np.zeros((2, layers.total)),
+        np.zeros((n_pairs, layers.per_pair), dtype=narrow), np.zeros((2, layers.total)),
     )  # fmt: skip
 
 
@@ -348,12 +355,7 @@ def _finished(
     counts: Totals,
 ) -> PairCounts:
     counts.different[:] *= weights.others[:, None]
-    pairs = counts.pairs
-    if pairs.size and int(pairs.max()) <= np.iinfo(np.int32).max:
-        # They stay until the tables are made, and are most of the counts. Signed, so that a
-        # difference of two is one.
-        pairs = pairs.astype(np.int32)
-    out = PairCounts(bins, form, **{**vars(counts), "pairs": pairs}, listed=listed)
+    out = PairCounts(bins, form, **vars(counts), listed=listed)
     return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
 
@@ -389,7 +391,7 @@ def count_pairs(
     counts: PairCounts = Statistic(
         items=slabs(vectors),
         chunk=partial(count_slab, vectors, images, bins, layers, product, listed),
-        start=partial(no_totals, layers, n_classes, n_pairs),
+        start=partial(no_totals, layers, images.counts, n_pairs),
         combine=partial(add_slab, weights),
         finalize=partial(_finished, bins, vectors.form, weights, listed),
     ).compute(map_blocks)

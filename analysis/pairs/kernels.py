@@ -1,20 +1,24 @@
 """The compiled inner loops over pairs; each reads a matrix product that BLAS has just made.
 
-All take `product` (m, n) float32 = z_i . z_j and a `scale`, so that b_i + b_j - scale * product is
-the number of the bin, or what `Cells` map to one. They release the GIL, so threads of one process
-share the work. Loops run from 0 over slices: with another start numba guards every index against
-being negative, and nothing is vectorised.
+All take `product` (m, n) = z_i . z_j, float32 or the bits of bfloat16, and a `scale`, so that
+b_i + b_j - scale * product is the number of the bin, or what `Cells` map to one. They release the
+GIL, so threads of one process share the work. Loops run from 0 over slices: with another start
+numba guards every index against being negative, and nothing is vectorised.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import compiled
+from alike.analysis.blocks import Entries, compiled
 from alike.analysis.pairs.bins import CELL_BITS, TILE, Cells
 
+GROUP = 32
+"""Bins that are moved at once."""
 STRIP = 32
 """Rows whose bins are held at once: 128 KiB, which the second cache holds."""
 
@@ -43,9 +47,23 @@ _CELL = np.uint32(CELL_BITS)
 _REST = np.uint32((1 << CELL_BITS) - 1)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _number(context: Any, entry: Any) -> Any:
+    """An entry of a product in float32, bits of bfloat16 widened."""
+    coarse = isinstance(entry, types.Integer)
+
+    def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        if not coarse:
+            return given[0]
+        bits = builder.zext(given[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(bits, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
+
+    return types.float32(entry), code
+
+
 @njit(nogil=True, fastmath={"nnan", "nsz", "contract"}, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def place_row(
-    row: NDArray[np.float32],
+    row: Entries,
     b: np.float32,
     col_b: NDArray[np.float32],
     scale: np.float32,
@@ -59,7 +77,7 @@ def place_row(
     Sums are not reordered, since b + col_b may cancel and leave a small product exact.
 
     Args:
-        row: (n,) products.
+        row: (n,) products, float32 or the bits of bfloat16.
         b: of the row, less the first bin.
         col_b: (n,) b of the columns.
         scale: of the product.
@@ -70,11 +88,11 @@ def place_row(
     """
     if not len(cells.base):
         for j in range(len(into)):
-            key = min(max(b + col_b[j] - scale * row[j], _ZERO), top)
+            key = min(max(b + col_b[j] - scale * _number(row[j]), _ZERO), top)
             into[j] = np.uint32(np.int32(key))
         return
     for j in range(len(into)):
-        x[j] = min(max(b + col_b[j] - scale * row[j], cells.floor), cells.ceiling)
+        x[j] = min(max(b + col_b[j] - scale * _number(row[j]), cells.floor), cells.ceiling)
     bits = x.view(np.uint32)
     start = cells.start
     for j in range(len(into)):
@@ -87,7 +105,7 @@ def place_row(
 
 @njit(nogil=True, fastmath={"nnan", "nsz", "contract"}, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def place_rows(
-    product: NDArray[np.float32],
+    product: Entries,
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     scale: np.float32,
@@ -103,7 +121,7 @@ def place_rows(
 
 @compiled
 def count_tile(
-    product: NDArray[np.float32],
+    product: Entries,
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     scale: np.float32,
@@ -179,7 +197,7 @@ def count_tile(
 
 @compiled
 def count_layers(
-    product: NDArray[np.float32],
+    product: Entries,
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     scale: np.float32,
@@ -254,7 +272,7 @@ def count_layers(
 
 @compiled
 def count_directly(
-    product: NDArray[np.float32],
+    product: Entries,
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     scale: np.float32,
@@ -351,21 +369,41 @@ def flush_row(
         part, into, other, place = parts[s], rows[row, kind], cols[col], slot[col]
         ahead = col_weight[col] if kind == 1 else 1.0
         back = row_weight[row] if kind == 1 else 0.0
-        for k in range(pairs.shape[1]):
-            joined = part[k * factor : (k + 1) * factor]
-            total = np.uint32(0)
-            for j in range(len(joined)):
+        # In groups of a length that the compiler knows, many of which hold no pair.
+        rest = len(part) % GROUP
+        for low in range(0, len(part) - rest, GROUP):
+            joined = part[low : low + GROUP]
+            total = _ZERO_COUNT
+            for j in range(GROUP):
                 total += joined[j]
             if total == 0:
                 continue
-            if place >= 0:
-                pairs[place, k] += total
-            ours, theirs = into[k * factor : (k + 1) * factor], other[k * factor : (k + 1) * factor]
-            for j in range(len(joined)):
+            ours, theirs = into[low : low + GROUP], other[low : low + GROUP]
+            for j in range(GROUP):
                 count = np.float64(joined[j])
                 ours[j] += ahead * count
                 theirs[j] += back * count
+            if place >= 0:
+                if factor >= GROUP:
+                    pairs[place, low // factor] += total
+                elif factor == 1:
+                    same = pairs[place, low : low + GROUP]
+                    for j in range(GROUP):
+                        same[j] += joined[j]
+                else:
+                    for k in range(GROUP // factor):
+                        total = _ZERO_COUNT
+                        for j in range(factor):
+                            total += joined[k * factor + j]
+                        pairs[place, low // factor + k] += total
+            for j in range(GROUP):
                 joined[j] = _ZERO_COUNT
+        for k in range(len(part) - rest, len(part)):
+            into[k] += ahead * part[k]
+            other[k] += back * part[k]
+            if place >= 0:
+                pairs[place, k // factor] += part[k]
+            part[k] = _ZERO_COUNT
 
 
 @compiled
@@ -395,7 +433,7 @@ def add_pairs(
 
 @compiled
 def count_near(
-    product: NDArray[np.float32],
+    product: Entries,
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     scale: np.float32,

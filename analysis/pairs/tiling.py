@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Product, Vectors, blocks, by_numpy
+from alike.analysis.blocks import Entries, Product, Vectors, blocks, by_numpy
 from alike.analysis.pairs.bins import TILE as TILE
 from alike.analysis.pairs.bins import Bins, Cells
 from alike.analysis.pairs.kernels import Scratch, count_directly, count_layers, count_tile
@@ -27,7 +27,7 @@ class Tile:
     """One product of a slab.
 
     Attributes:
-        product: (m, n); overwritten by the next tile.
+        product: (m, n), float32 or the bits of bfloat16; overwritten by the next tile.
         rows: its rows within the slab's.
         cols: its columns within the slab's.
         scale: 1 / bin width.
@@ -37,7 +37,7 @@ class Tile:
         cells: of the bins.
     """
 
-    product: NDArray[np.float32]
+    product: Entries
     rows: slice
     cols: slice
     scale: np.float32
@@ -102,8 +102,8 @@ class Tile:
 def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy) -> Iterator[Tile]:
     """Yield the products of a slab, tile by tile; tiles below the diagonal are left out."""
     (row_low, row_high), (col_low, col_high) = slab
-    z_rows, b_rows = vectors.block(row_low, row_high)
-    z_cols, b_cols = vectors.block(col_low, col_high)
+    x_rows, m, b_rows = vectors.uncentred(row_low, row_high)
+    x_cols, m_cols, b_cols = vectors.uncentred(col_low, col_high)
     scale = np.float32(1.0 / bins.width)
     row_b = ((b_rows - bins.first) / bins.width).astype(np.float32)
     col_b = (b_cols / bins.width).astype(np.float32)
@@ -117,13 +117,15 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
     if vectors.exactly:
         yield from _exact_tiles(vectors, bins, slab)
         return
-    left, right = product.ready(z_rows), product.ready(z_cols)
     scratch = np.empty(TILE * TILE, dtype=np.float32)
+    # Tile by tile, so that memory which is in the cache already is written.
+    others = [product.ready(x_cols[j : j + TILE] - m_cols) for j in range(0, len(x_cols), TILE)]
     for i in range(0, len(row_b), TILE):
-        for j in range(0, len(col_b), TILE):
-            rows, cols = slice(i, i + TILE), slice(j, j + TILE)
-            part, other = left[rows], right[cols]
-            first = (row_low + i) - (col_low + j) + 1
+        rows = slice(i, i + TILE)
+        part = product.ready(x_rows[rows] - m)
+        for at, other in enumerate(others):
+            cols = slice(at * TILE, (at + 1) * TILE)
+            first = (row_low + i) - (col_low + cols.start) + 1
             if first > len(other):
                 continue
             room = scratch[: len(part) * len(other)].reshape(len(part), len(other))

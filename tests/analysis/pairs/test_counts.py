@@ -12,9 +12,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from alike.analysis.blocks import product, vectors
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
-from alike.analysis.blocks.product import best_product, by_bfloat16, by_numpy, by_onednn
+from alike.analysis.blocks.product import best_product, by_bfloat16, by_numpy, by_onednn, widened
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.pairs import bins as pair_bins
+from alike.analysis.pairs import counts as pair_counts
 from alike.analysis.pairs import curves as scores
 from alike.analysis.pairs.bins import Bins, Layers, measured_bins, plan_layers
 from alike.analysis.pairs.counts import class_pairs, count_pairs, pair_slot, sure_pairs
@@ -281,6 +282,36 @@ def test_bfloat16_leaves_the_exact_auc_inside_the_interval(kind, clustered):
         assert area.high - area.low < 0.1
 
 
+@pytest.mark.parametrize("n_classes", [3, 60, 700])
+@pytest.mark.parametrize("n", [16, 64, 1 << 14])
+@pytest.mark.parametrize("crowded", [True, False])
+def test_bits_of_bfloat16_count_as_the_numbers_that_they_are(n_classes, n, crowded, monkeypatch):
+    monkeypatch.setattr(pair_bins, "CROWDED", 0.0 if crowded else 1.0)
+    draw = np.random.default_rng(n_classes)
+    x = np.maximum(draw.standard_normal((1500, 48)), 0).astype(np.float32)
+    labels = [f"{code:03d}" for code in np.arange(1500) % n_classes]
+    images = evaluation_set_of(np.arange(1500), labels)
+    held = held_vectors(x[images.rows], "cosine")
+    bins = measured_bins(held, images, n)
+    as_numbers = replace(
+        by_bfloat16, multiply=lambda a, b, room: widened(by_bfloat16.multiply(a, b, room))
+    )
+    counts = []
+    for by in (by_bfloat16, as_numbers):
+        monkeypatch.setattr(pair_counts, "best_product", lambda *_, by=by: by)
+        counts.append(count_pairs(held, images, bins=bins, precision="bfloat16"))
+    bits, numbers = counts
+    for name in ("total", "same", "different", "pairs", "balanced"):
+        assert np.array_equal(getattr(bits, name), getattr(numbers, name)), name
+    assert bits.total.sum() == bits.pairs.sum() == 1500 * 1499 // 2
+    # What is known of the classes alone: their own pairs, and the pairs of each two of them.
+    own = images.counts * (images.counts - 1) // 2
+    assert np.array_equal(bits.same.sum(axis=1), own)
+    across = np.outer(images.counts, images.counts)
+    np.fill_diagonal(across, own)
+    assert np.array_equal(bits.pairs.sum(axis=1), across[np.triu_indices(n_classes)])
+
+
 def test_no_key_of_bfloat16_products_is_further_off_than_the_bound(clustered):
     x, images = clustered(n=600, dim=200)
     held = held_vectors(x, "euclidean")
@@ -289,7 +320,8 @@ def test_no_key_of_bfloat16_products_is_further_off_than_the_bound(clustered):
     exact = cdist(wide, wide, "sqeuclidean") / 2.0
     bound, worst = key_error(held, bins, "bfloat16"), 0.0
     for tile in tiles(held, bins, slabs(held)[0], by_bfloat16):
-        keys = tile.row_b[:, None] + tile.col_b[None, :] - tile.scale * tile.product
+        products = widened(tile.product)
+        keys = tile.row_b[:, None] + tile.col_b[None, :] - tile.scale * products
         worst = max(worst, np.abs(bins.first + bins.width * keys - exact).max())
     assert worst <= bound <= 20.0 * worst
     assert 0 < key_error(held, bins, "float32") < bound / 50
