@@ -54,6 +54,7 @@ def open_store(store: "Place", *, create: bool = False, **options: Any) -> "Stor
 
     Raises:
         BadInput: there is no store, or one of another layout.
+        StoreUnreachable: the storage of a URL does not answer, or lets nobody in.
     """
     from alike.extract.store import Store
 

@@ -94,7 +94,7 @@ class Connection:
 
         Raises:
             BadInput: the server refuses it, or nobody answers.
-            StoreBusy: the server has too much to do.
+            StoreBusy: the server has too much to do, or its storage does not answer.
             StoreDamaged: a stored file is damaged or missing.
             StoreFull: the disk of the store is full.
             AlikeError: a fault of the server.
@@ -116,7 +116,7 @@ class Connection:
 
         Raises:
             BadInput: the server refuses it, or nobody answers.
-            StoreBusy: the server has too much to do.
+            StoreBusy: the server has too much to do, or its storage does not answer.
             StoreDamaged: a stored file is damaged or missing.
             StoreFull: the disk of the store is full.
             AlikeError: a fault of the server.

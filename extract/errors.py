@@ -40,6 +40,10 @@ class StoreDamaged(AlikeError):
         self.fault = fault or message
 
 
+class StoreUnreachable(AlikeError):
+    """The storage of a URL did not answer, or let nobody in: nothing is known of the store."""
+
+
 class StoreFull(AlikeError):
     """No room for more on the store's disk; what was committed is kept, so run again later."""
 

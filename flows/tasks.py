@@ -14,8 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from alike.extract.errors import NoCluster
+from alike.extract.faults import passes
 from alike.extract.secrets import masked, masked_all
-from alike.flows.faults import passes
 from alike.flows.log_lines import step_named
 from alike.flows.names import artifact_key
 from alike.flows.progress_artifact import progress_artifact

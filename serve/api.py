@@ -46,7 +46,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "The body is a form, or is not named as JSON.",
         422: "A value that cannot be.",
         500: "A fault of the server: its log says more.",
-        503: "Too much is waiting: try again.",
+        503: "Too much is waiting, or the storage does not answer: try again.",
         507: "The disk of the store is full.",
     }.items()
 }

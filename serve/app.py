@@ -15,7 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
-from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
+from alike.extract.errors import (
+    AlikeError,
+    BadInput,
+    StoreBusy,
+    StoreDamaged,
+    StoreFull,
+    StoreUnreachable,
+)
 from alike.serve.api import API, server_routes, store_routes
 from alike.serve.budgets import Busy, ClientGone
 from alike.serve.guard import (
@@ -50,6 +57,7 @@ UNPARSED = "There was an error parsing the body"
 STATUS: Sequence[tuple[type[AlikeError], int]] = (
     (NotThere, 404),
     (StoreBusy, 503),
+    (StoreUnreachable, 503),
     (StoreDamaged, 409),
     (StoreFull, 507),
     (BadInput, 422),

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from alike.extract.faults import passes
 from alike.extract.secrets import masked
 from alike.serve.budgets import Budgets
 from alike.serve.policy import policy
@@ -247,9 +248,17 @@ def safe_headers() -> list[tuple[bytes, bytes]]:
 
 
 def fault(error: BaseException) -> JSONResponse:
-    """The answer to a question that no one foresaw; with all headers, for it leaves no guard."""
+    """The answer to a question that failed; with all headers, for it leaves no guard.
+
+    What a disk or a network did may be over when the question is asked again.
+    """
     # The log has the traceback: what is inside is nobody else's.
-    answer = refuse(500, f"a fault of the server ({type(error).__name__}): its log says more")
+    name = type(error).__name__
+    if passes(error):
+        line = f"the storage does not answer ({name}): try again; the server's log says more"
+        answer = refuse(503, line, RETRY)
+    else:
+        answer = refuse(500, f"a fault of the server ({name}): its log says more")
     answer.raw_headers += safe_headers()
     return answer
 

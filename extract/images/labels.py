@@ -270,4 +270,7 @@ def _plain(value: Any) -> Any:
     """A value of NumPy as one of Python; times by their text, for some would be mere numbers."""
     if isinstance(value, np.datetime64 | np.timedelta64):
         return None if np.isnat(value) else str(value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype in (np.float16, np.float32):
+        # By the digits that tell it from its neighbours: 0.1 is 0.1 in a table of any type.
+        value = np.asarray(value, dtype=str).astype(np.float64)[()]
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alike.extract.errors import BadInput, StoreDamaged
+from alike.extract.errors import AlikeError, BadInput, StoreDamaged, StoreUnreachable
 from alike.extract.identity import is_name
 from alike.extract.places import expanded
+from alike.extract.secrets import masked
 from alike.extract.store.arrays import (
     TREE,
     VALID,
@@ -58,21 +60,51 @@ def open_place(url: str, options: Mapping[str, Any]) -> tuple[Files, Any]:
     return remote, tree
 
 
+def is_url(place: str) -> bool:
+    """Whether a store's place is a URL of fsspec, not a folder here."""
+    return "://" in place and not place.startswith("file://")
+
+
 def remote_files(url: str, **options: Any) -> RemoteFiles | None:
     """Give the files at a URL of fsspec, whether a store is there or not; None of a folder.
 
     Raises:
         BadInput: no package for this kind of URL is installed.
     """
-    if "://" not in url or url.startswith("file://"):
+    if not is_url(url):
         return None
     import fsspec
 
+    if not url.partition("://")[2].strip("/") and not url.startswith("memory://"):
+        raise BadInput(f"{url} names no place: expected one such as s3://bucket/photos.store")
     try:
         filesystem, base = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise BadInput(f"{url} cannot be opened: {error}; for s3:// pip install s3fs") from None
     return RemoteFiles(filesystem, base, url)
+
+
+@contextmanager
+def answering(place: str) -> Iterator[None]:
+    """Turn what a client of a storage raises while a store is opened into one line.
+
+    Each has errors of its own, of classes that nobody has who did not install it.
+
+    Raises:
+        StoreUnreachable: from the client's error.
+    """
+    try:
+        yield
+    except (AlikeError, FileNotFoundError, NotADirectoryError):
+        raise
+    except Exception as error:
+        if not is_url(place):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StoreUnreachable(
+            f"{masked(place)} cannot be reached: {masked(reason)}; is the address right, does its "
+            "server run, and are credentials and region given?"
+        ) from error
 
 
 def moved_along(

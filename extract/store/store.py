@@ -23,7 +23,7 @@ from alike.extract.store.constants import SEALED, hash_of, sealed_in
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
 from alike.extract.store.files import Files
-from alike.extract.store.layout import lay_out, moved_along, open_place
+from alike.extract.store.layout import answering, lay_out, moved_along, open_place
 from alike.extract.store.metadata import META, lost_arrays, read_group
 from alike.extract.store.settings import SETTINGS, read_settings
 
@@ -55,13 +55,16 @@ class Store(Displayed, StoreBase):
             NoStore: there is none.
             BadInput: it has another layout.
             StoreDamaged: its settings and their copy are lost.
+            StoreUnreachable: the storage of a URL does not answer, or lets nobody in.
         """
-        files, tree = open_place(str(url), options)
         try:
-            schema = read_settings(files).get("schema")
+            with answering(str(url)):
+                files, tree = open_place(str(url), options)
+                schema = read_settings(files).get("schema")
         except FileNotFoundError:
             schema = None
-            _refuse_headless(files)
+            with answering(str(url)):
+                _refuse_headless(files)
         except NotADirectoryError:
             raise BadInput(f"{url} is no folder; name a store, or a place for a new one") from None
         if schema is None and not create:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import re
@@ -664,12 +665,20 @@ def test_too_many_connections_are_refused_as_everything_else():
 
 
 @pytest.mark.parametrize("outside", [False, True], ids=["in a route", "outside of the guard"])
-def test_a_fault_is_refused_as_everything_else(place, outside, capsys):
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (RuntimeError("inside"), 500, "a fault of the server (RuntimeError): its log says more"),
+        (OSError(errno.EIO, "inside"), 503, "the storage does not answer (OSError): try again"),
+        (TimeoutError("inside"), 503, "the storage does not answer (TimeoutError): try again"),
+    ],
+)
+def test_a_fault_is_refused_as_everything_else(place, outside, error, status, words, capsys):
     """What is inside stays in the log."""
     service = NeighbourService(place / "store")
 
     def broken(*_):
-        raise RuntimeError("inside")
+        raise error
 
     service.facts = broken
     app = create_app(service)
@@ -685,9 +694,12 @@ def test_a_fault_is_refused_as_everything_else(place, outside, capsys):
             writer.close()
             return answer
 
-    _, line = assert_refusal(asyncio.run(main()), 500)
-    assert line == "a fault of the server (RuntimeError): its log says more"
-    assert "RuntimeError: inside" in capsys.readouterr().err
+    headers, line = assert_refusal(asyncio.run(main()), status)
+    assert line.startswith(words)
+    assert headers.get("retry-after") == ("1" if status == 503 else None)
+    said = capsys.readouterr().err
+    assert type(error).__name__ in said
+    assert "inside" in said
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])

@@ -187,7 +187,9 @@ def test_a_pipe_named_tar_does_not_block(tmp_path: Path) -> None:
 
 
 VALUES: list[tuple[Any, str | None]] = [
-    (3, "3"), (3.0, "3"), (np.float32(3), "3"), (np.int64(3), "3"), ("3.0", "3"), ("-2.00", "-2"),
+    (3, "3"), (3.0, "3"), (np.float32(3), "3"), (np.float32(0.1), "0.1"), (np.float16(0.1), "0.1"),
+    (np.array([0.1], np.float32), "0.1"), (np.float32("nan"), None), (np.int64(3), "3"),
+    ("3.0", "3"), ("-2.00", "-2"),
     (2.5, "2.5"), ("03", "03"), ("NA", "NA"), (True, "true"), (np.bool_(False), "false"),
     ("True", "true"), ("", None), ("  ", None), (None, None), (math.nan, None), ("nan", None),
     ("NaN", None), ([], None), ([7], "7"), (b" owl\n", "owl"), ("v1.0.0", "v1.0.0"),

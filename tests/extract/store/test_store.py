@@ -1,5 +1,7 @@
 """The store keeps what it was given, by row, through growth, renames and other readers."""
 
+import socket
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,8 @@ import store_writer as known
 import xarray
 import zarr
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, StoreUnreachable
+from alike.extract.faults import passes
 from alike.extract.images.split import image_id, split_of
 from alike.extract.store.arrays import UNIT
 from alike.extract.store.commit import ABSENT
@@ -256,3 +259,34 @@ def test_wrong_rows_are_refused(tmp_path):
         features.write_unit(1, {"fc": known.rows_of("fc", range(11))})
     with pytest.raises(ValueError, match="outside of"):
         features.write_unit(1, good, {3: ("unreadable", "")})
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+def test_a_storage_that_does_not_answer_is_one_line_that_may_pass(scheme):
+    with socket.socket() as taken:
+        # Bound and not listening: nobody answers at this port, and nobody else takes it.
+        taken.bind(("127.0.0.1", 0))
+        place = f"{scheme}://ada:secret@127.0.0.1:{taken.getsockname()[1]}/pets.store"
+        with pytest.raises(StoreUnreachable, match="cannot be reached") as refused:
+            Store.open(place)
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert passes(refused.value)
+
+
+@pytest.mark.parametrize("place", ["s3://", "https://", "s3:///"])
+def test_a_url_that_names_no_place_is_refused(place):
+    with pytest.raises(BadInput, match="names no place"):
+        Store.open(place)
+
+
+def test_a_storage_that_lets_nobody_in_is_no_passing_fault(monkeypatch, tmp_path):
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(StoreUnreachable, match="credentials") as refused:
+        Store.open("s3://some-bucket/pets.store", skip_instance_cache=True)
+    assert not passes(refused.value)

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from alike.extract.errors import AlikeError, BadInput, StoreBusy, StoreDamaged, StoreFull
-from alike.flows.faults import passes
+from alike.extract.faults import passes
 
 
 def raised_from(error, cause):
