@@ -202,10 +202,12 @@ def sufficiency_sentences(table: pd.DataFrame | None) -> list[str]:
     rows = table.set_index(["score", "kind"]).sort_index(kind="stable")
     near, now = rows.loc[("one_nn", "predicted")].iloc[0], rows.loc[("one_nn", "measured")].iloc[-1]
     same = rows.loc[[("sameness", "measured")]].iloc[0]
-    span = "" if np.isnan(near["low"]) else f" (95 % {near['low']:.3f} to {near['high']:.3f})"
+    ends = f"{100 * near['low']:.1f} to {100 * near['high']:.1f} %"
+    span = "" if np.isnan(near["low"]) else f" (95 % interval {ends})"
     said = [
-        f"Nearest neighbour of the same class: {now['value']:.3f} among {int(now['images']):,} "
-        f"images, {near['value']:.3f}{span} predicted among {int(near['images']):,}."
+        f"Nearest neighbour of the same class: {100 * now['value']:.1f} % among "
+        f"{int(now['images']):,} images, {100 * near['value']:.1f} %{span} predicted among "
+        f"{int(near['images']):,}."
     ]
     half = float(same["high"] - same["low"]) / 2
     if half > 0:

@@ -2,7 +2,7 @@
 import { ask, askIfThere, count, empty, h, imagePath, link, networkTitle, pictureLink, rounded, sentences, wholeDistance } from "./parts.js";
 
 export const MOST = 200; // neighbours of one answer, as in the API
-const USUAL = 12;
+const USUAL = 12, LINES = 4; // neighbours, and lines of votes
 
 // Whom to ask: the network that is shown, or one beside it by its value in the address (KEY, STORE/KEY); null for an unknown one.
 // With it what is not there: `needs` of neighbours and of the map, and whether it is stored how typical distances are.
@@ -48,10 +48,12 @@ export function votes(reply, relation) {
   const { query, neighbours: near } = reply, counts = new Map();
   for (const one of near) if (one.label !== null) counts.set(one.label, (counts.get(one.label) || 0) + 1);
   if (!counts.size || relation !== "any") return null;
-  const sorted = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 4);
+  // Of five classes and more the last line counts those that have the fewest, so that the lines sum to all votes.
+  const all = [...counts].sort((a, b) => b[1] - a[1]), rest = all.length > LINES ? all.splice(LINES - 1) : [];
+  const sum = rest.reduce((total, [, n]) => total + n, 0), sorted = [...all, ...(rest.length ? [[`${count(rest.length)} more classes`, sum]] : [])];
   return h("div", { class: "votes", role: "img", "aria-label": `Votes of ${near.length} neighbours: ${sorted.map(([name, n]) => `${name} ${n}`).join(", ")}` },
-    sorted.map(([name, n]) => [h("span", { class: "t" }, name),
-      bar(n / near.length, query.label === null ? "plain" : name === query.label ? "same" : "other"), h("span", {}, `${n} of ${near.length}`)]).flat());
+    sorted.map(([name, n], i) => [h("span", { class: "t", title: name }, name),
+      bar(n / near.length, query.label === null || i === all.length ? "plain" : name === query.label ? "same" : "other"), h("span", {}, `${n} of ${near.length}`)]).flat());
 }
 
 export function bar(share, kind = "") {

@@ -1,7 +1,7 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
 import { askNeighbours, column, compareLists, MOST, nearest, noIndex, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
-import { ask, choices, empty, fill, h, link, named, networkOption, picture, pictureLink, say, select, waiting } from "./parts.js";
+import { ask, choices, empty, fill, h, link, named, networkOption, picture, pictureLink, replace, say, select, waiting } from "./parts.js";
 import { PAIR, pairView } from "./pair.js";
 
 const RELATIONS = [["any", "any class"], ["same", "its class"], ["other", "other classes"]];
@@ -15,7 +15,7 @@ export const parameters = ({ classes }) => ({
 
 export function view(place, { facts, go, source, doubt, life }) {
   let before = {};
-  const drop = dropZone(go, source, life);
+  const drop = dropZone(source, life);
   const answer = h("div", { class: "asked", hidden: true });
   const query = h("section", { class: "query card", "aria-label": "Query" });
   const near = h("section", { class: "near", "aria-label": "Neighbours" });
@@ -84,7 +84,7 @@ function showQuery(place, reply, context) {
   const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
   const others = facts.networks.filter((one) => one.value !== facts.key);
   const number = h("input", { type: "number", min: 1, max: MOST, value: wantedNumber(values), onchange: (event) => go({ k: event.target.value }) });
-  place.replaceChildren(
+  replace(place,
     picture(query, 384),
     h("div", {},
       h("h2", { class: "name" }, query.label === null ? named(query) : query.label),

@@ -1,5 +1,5 @@
 // Classes: which are alike, and what two of them look like at their nearest and farthest.
-import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, say, select, sentences, unlabelled, waiting } from "./parts.js";
+import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, replace, say, select, sentences, unlabelled, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
 const HIGHEST = 640, SCALE = 50; // pixels: the matrix at most, and the scale of colours beside it
@@ -30,7 +30,7 @@ export function view(place, { facts, go, source, life }) {
     const head = [h("h2", {}, "Mean distance between classes"), otherMeasure(told.measure, facts)];
     const nearest = [h("h3", {}, "Nearest to each other"),
       h("div", { class: "chips" }, told.nearest.map((one) => h("a", { class: "button", href: link("classes", { ...source, first: one.class_a, second: one.class_b }), title: ratio(one) },
-        `${one.class_a} – ${one.class_b} `, h("span", { class: "soft" }, distance(one.between)))))];
+        h("bdi", {}, one.class_a), " – ", h("bdi", {}, one.class_b), " ", h("span", { class: "soft" }, distance(one.between)))))];
     if (!told.figure) return [head, h("p", { class: "soft", role: "status" }, sentences(told.notes)), nearest];
     const box = h("div", { role: "img", "aria-label": `Mean distances between ${told.order.length} classes, similar ones beside each other` });
     // A screen has not the pixels for every class of thousands.
@@ -69,10 +69,10 @@ export function view(place, { facts, go, source, life }) {
     shown = wanted;
     const unknown = [...new Set([first, second])].filter((name) => !names.includes(name));
     const options = [...unknown.map((name) => [name, `${name}: not known`, { disabled: true }]), ...names.map((name) => [name, name])];
-    const heading = h("div", { class: "controls" }, h("h2", {}, first === second ? `Within “${first}”` : `“${first}” and “${second}”`),
+    const heading = h("div", { class: "controls" }, h("h2", {}, first === second ? ["Within “", h("bdi", {}, first), "”"] : ["“", h("bdi", {}, first), "” and “", h("bdi", {}, second), "”"]),
       select("class", options, first, (value) => go({ first: value, second })), select("and", options, second, (value) => go({ first, second: value })));
     const body = h("div");
-    pair.replaceChildren(heading, body);
+    replace(pair, heading, body);
     const filled = fill(body, life, async () => {
       if (unknown.length) return empty("No such class", `This set has no class ${unknown.map((name) => `“${name}”`).join(" and no ")}. Choose two of its classes.`);
       if (first === second && facts.classes[first] < 2) return empty("One image alone", `“${first}” has no two images to compare.`);
@@ -96,7 +96,8 @@ export function view(place, { facts, go, source, life }) {
 // As high as it is wide without the scale of colours, so that the matrix fills its card. On a phone the scale stands above it and
 // names are short: tapping a cell names both.
 function square({ data, layout }, box) {
-  const height = Math.max(layout.height, Math.min(box.clientWidth - SCALE, HIGHEST));
+  // Without names beside it nothing is higher than the matrix.
+  const height = layout.xaxis.ticktext?.length ? Math.max(layout.height, Math.min(box.clientWidth - SCALE, HIGHEST)) : Math.min(box.clientWidth, HIGHEST);
   if (box.clientWidth >= NARROW) return { data, layout: { ...layout, height } };
   const short = (text) => { const name = plainText(text); return name.length > LONGEST ? figureText(`${name.slice(0, LONGEST - 1)}…`) : text; };
   const axis = (one) => ({ ...one, ticktext: one.ticktext?.map(short) });

@@ -1,5 +1,5 @@
 // Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
-import { address, ask, askIfThere, count, empty, fill, h, link, named, otherMeasure, pathOf, picture, say, waiting, written } from "./parts.js";
+import { address, ask, askIfThere, count, empty, fill, h, link, named, otherMeasure, pathOf, picture, replace, say, waiting, written } from "./parts.js";
 
 const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
 const ABOUT = {
@@ -11,11 +11,13 @@ const ABOUT = {
 };
 const NONE = { labels: "No label is contradicted by its neighbours.", outliers: "No image is far from all others.", twins: "No two images show one picture.", bad: "Every image could be read.", tags: "No image has a mark yet. Mark images in the other lists." };
 const TAGS = { labels: "wrong-label", outliers: "outlier", twins: "twin", bad: "bad-image" };
-const PAGE = 100;
+const PAGE = 100, MOST = 10000; // entries: of one part, and at most
 
-export const parameters = () => ({ kind: KINDS.map(([name]) => name) });
+export const parameters = () => ({ kind: KINDS.map(([name]) => name), lines: (value) => (String(wantedLines(value)) === value ? "" : `from ${PAGE} to ${MOST} entries are shown, ${wantedLines(value)} here`) });
 
-export function view(place, { facts, source, life }) {
+const wantedLines = (value) => Math.min(MOST, Math.max(PAGE, Math.round(Number(value)) || PAGE));
+
+export function view(place, { facts, go, source, life }) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
   const limits = h("div", { class: "limits" }), body = h("div");
   place.append(h("h1", { class: "unseen" }, "Data: images to look at"), limits, tabs, body);
@@ -26,11 +28,11 @@ export function view(place, { facts, source, life }) {
   }, waiting(4, "Loading what the data allow"));
   // Outliers of a set without an analysis are found by the chosen measure.
   const asked = (kind) => ({ features: source.features, measure: kind === "outliers" && facts.analysis_needs ? facts.measure : undefined });
-  let shown = "";
+  let shown = "", entries = 0;
 
-  const show = (kind) => fill(body, life, async () => {
+  const show = (kind, limit) => fill(body, life, async () => {
     const tags = await ask("tags", {}, { signal: life });
-    const told = await ask(pathOf("lists", kind), { ...asked(kind), limit: PAGE }, { signal: life });
+    const told = await ask(pathOf("lists", kind), { ...asked(kind), limit }, { signal: life });
     if (!told.lines.length && told.needs) return empty("Not known yet", `This needs ${told.needs}.`);
     if (!told.lines.length) return empty(kind === "tags" ? "Nothing is marked" : "Nothing to look at", NONE[kind]);
     const lines = h("div", { class: "lines" }, told.lines.map((line) => entry(kind, line, tags, source)));
@@ -59,6 +61,9 @@ export function view(place, { facts, source, life }) {
         lines.append(...told.lines.map((line) => entry(kind, line, tags, source)));
         say(`${count(lines.childElementCount)} of ${count(all)} are shown`);
         draw();
+        // The way back, and a link, show as many.
+        entries = wantedLines(lines.childElementCount);
+        go({ lines: entries }, { replace: true });
         // The keyboard goes on where the new part begins.
         lines.children[offset]?.querySelector("a, button")?.focus({ preventScroll: true });
       } catch (error) {
@@ -71,13 +76,14 @@ export function view(place, { facts, source, life }) {
 
   return (values) => {
     const kind = KINDS.some(([name]) => name === values.kind) ? values.kind : "labels";
-    tabs.replaceChildren(...KINDS.map(([name, title]) => h("a", { href: link("data", { ...source, kind: name }), "aria-current": name === kind ? "page" : undefined }, title)));
+    replace(tabs, ...KINDS.map(([name, title]) => h("a", { href: link("data", { ...source, kind: name }), "aria-current": name === kind ? "page" : undefined }, title)));
     // On a phone not all of them are in sight.
     const chosen = tabs.querySelector("[aria-current]");
     tabs.scrollLeft = chosen.offsetLeft + chosen.offsetWidth / 2 - tabs.offsetLeft - tabs.clientWidth / 2;
-    if (kind === shown) return;
-    shown = kind;
-    show(kind);
+    const wanted = wantedLines(values.lines);
+    if (kind === shown && wanted === entries) return;
+    [shown, entries] = [kind, wanted];
+    show(kind, wanted);
   };
 }
 

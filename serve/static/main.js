@@ -1,11 +1,13 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
-import { ask, count, failed, h, link, networkTitle, prose, Refusal, say, select, sentences, useStore, waiting } from "./parts.js";
+import { bringing } from "./bring.js";
+import { ask, count, failed, h, link, networkTitle, prose, Refusal, replace, say, select, sentences, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
 const OF_ALL = ["store", "features", "measure"]; // what an address of every view may say
 const TITLES = { ask: "Ask", map: "Map", classes: "Classes", scores: "Scores", data: "Data" };
 const at = (id) => document.getElementById(id);
 let facts = null, shown = null, stores = null;
+let back = history.state?.top || 0; // pixels above the window, of an entry of the history to which somebody comes back
 const further = new Map(); // name of a store that is not shown to its facts
 
 // #map?colour=split; addresses of older versions, #image=17&with=33, are those of Ask.
@@ -19,7 +21,7 @@ function go(changes, { replace = false } = {}) {
   const { name, values } = state();
   const next = link(name, { ...values, ...changes });
   if (replace) {
-    history.replaceState(null, "", next);
+    history.replaceState(history.state, "", next);
     follow();
   } else location.hash = next;
 }
@@ -31,7 +33,8 @@ function askedNow() {
 }
 
 async function follow() {
-  const { name, values } = state();
+  const { name, values } = state(), top = back;
+  back = 0;
   const source = { features: values.features, measure: values.measure };
   useStore(values.store);
   for (const one of document.querySelectorAll("nav a[data-view]")) {
@@ -40,30 +43,33 @@ async function follow() {
     else one.removeAttribute("aria-current");
   }
   const asked = askedNow();
-  if (!facts || facts.asked !== asked) {
-    let answer;
+  const fresh = !facts || facts.asked !== asked;
+  if (fresh) {
+    let own, answer;
     try {
       stores ??= await ask("stores");
       const names = stores.map((one) => one.name);
       if (values.store && !names.includes(values.store)) throw new Refusal(`This server has no store “${values.store}”, but: ${names.join(", ")}.`, 404);
-      answer = await ask("set", source);
-      answer.store = values.store || "";
+      own = await ask("set", source);
+      answer = { ...own, store: values.store || "" };
       answer.networks = await networksOf(answer, values.store || names[0], names);
     } catch (error) {
       if (askedNow() !== asked) return;
       leave();
       facts = null;
       at("set").replaceChildren();
-      at("notes").hidden = true;
+      at("notes").hidden = at("changed").hidden = true;
       const first = values.store || source.features || source.measure ? h("a", { class: "button", href: "#ask" }, "Open the first store") : null;
       at("view").replaceChildren(failed(error, follow, first));
-      // No link repeats what there is not.
+      // No link repeats what there is not; a server that is away may have it.
+      if (!(error instanceof Refusal)) return;
       useStore("");
       for (const one of document.querySelectorAll("nav a[data-view]")) one.href = link(one.dataset.view);
       return;
     }
     if (askedNow() !== asked) return;
-    facts = { ...answer, asked };
+    facts = { ...answer, asked, source, said: JSON.stringify([own, ...further.values()]) };
+    at("changed").hidden = true;
     showSet(values);
     leave();
   }
@@ -87,10 +93,53 @@ async function follow() {
     shown.update = module.view(place, { facts, go, source, doubt, life: life.signal });
     say(`${TITLES[name]} is shown`);
     scrollTo({ top: 0 });
+    // Nothing is lost yet: what a command has made since is shown at once.
+    if (!fresh) outdated().then((old) => { if (old && shown === mine) renew(); });
   }
   if (!shown.update) return;
   showNotes(state().values, shown.parameters);
   shown.update(state().values);
+  if (top) goBackTo(top, shown.life.signal);
+}
+
+// Whether a command has changed what the views rest on: images, an index, an analysis, a map, also of another store.
+async function outdated() {
+  const mine = facts;
+  const now = await Promise.all([ask("set", { ...mine.source, store: mine.store }), ...[...further.keys()].map((name) => ask("set", { store: name }))]).catch(() => null);
+  return now !== null && facts === mine && JSON.stringify(now) !== mine.said;
+}
+
+function renew() {
+  facts = null;
+  further.clear();
+  leave();
+  follow();
+}
+
+// Somebody who comes back, for example from the command that the page advised, is told; the view stays until they ask for another.
+let looking = false;
+async function lookAgain() {
+  if (!facts || looking || document.hidden) return;
+  looking = true;
+  if (await outdated()) {
+    const show = () => { at("view").focus({ preventScroll: true }); renew(); };
+    at("changed").replaceChildren("The store has changed since this was shown. ", h("button", { type: "button", onclick: show }, "Show it as it is now"));
+    at("changed").hidden = false;
+  }
+  looking = false;
+}
+
+// Where somebody was on the page of an entry of the history, as soon as it is as high; unless they move themselves.
+function goBackTo(top, life) {
+  const until = performance.now() + 5000, own = new AbortController();
+  for (const kind of ["wheel", "keydown", "pointerdown"]) addEventListener(kind, () => own.abort(), { signal: own.signal });
+  const step = () => {
+    if (own.signal.aborted || life.aborted) return;
+    if (document.documentElement.scrollHeight - innerHeight >= top) scrollTo({ top, behavior: "instant" });
+    if (performance.now() < until && (scrollY !== top || document.querySelector("#view [aria-busy]"))) requestAnimationFrame(step);
+    else own.abort();
+  };
+  requestAnimationFrame(step);
 }
 
 // Every network that can stand beside the one that is shown: of its store by the key, of another by STORE/KEY.
@@ -137,7 +186,7 @@ function showSet(values) {
   parts.push(measures.length > 1
     ? select("measure", measures.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
     : h("span", { title: facts.about }, facts.measure));
-  at("set").replaceChildren(h("div", { class: "in" }, parts));
+  replace(at("set"), h("div", { class: "in" }, parts));
 }
 
 // What the answers lack, and what of the address is passed over.
@@ -200,5 +249,25 @@ function theme() {
 
 theme();
 at("skip").addEventListener("click", (event) => { event.preventDefault(); at("view").focus(); });
+bringing((image) => {
+  const { name, values } = state(), { features, measure } = values;
+  if (name === "ask") go({ image, with: undefined, relation: undefined, by: undefined });
+  else location.hash = link("ask", { features, measure, image });
+});
+let resting = 0;
+history.scrollRestoration = "manual";
+// Browsers allow few changes of the history in a second.
+const rest = () => history.replaceState({ top: Math.round(scrollY) }, "");
+addEventListener("scroll", () => {
+  clearTimeout(resting);
+  resting = setTimeout(rest, 150);
+}, { passive: true });
+addEventListener("click", rest, { capture: true });
+addEventListener("popstate", () => {
+  clearTimeout(resting);
+  back = history.state?.top || 0;
+});
+addEventListener("focus", lookAgain);
+document.addEventListener("visibilitychange", lookAgain);
 addEventListener("hashchange", follow);
 follow();

@@ -1,5 +1,5 @@
 // Map: the stored t-SNE or PCA of all images; of two networks, linked.
-import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, otherMeasure, percent, picture, pictureLink, press, saveFile, say, select, waiting } from "./parts.js";
+import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, otherMeasure, percent, picture, pictureLink, press, replace, saveFile, say, select, waiting } from "./parts.js";
 import { sideOf } from "./answers.js";
 import { Scatter } from "./scatter.js";
 
@@ -8,6 +8,7 @@ const TEN = ["#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "
 const COLOURS = [["label", "class"], ["split", "side"], ["subset", "subset"], ["purity", "score"], ["prediction", "prediction"]];
 const KINDS = [["tsne", "t-SNE"], ["pca", "PCA"]];
 const SHOWN = 60; // pictures of a selection
+const NAMED = 60; // colours of the legend; of more, a list has all names
 
 export const parameters = () => ({ colour: COLOURS.map(([name]) => name), kind: KINDS.map(([name]) => name), split: null, lit: null, beside: null,
   view: (value) => (readView(value) ? "" : "it is the centre and the zoom of each map, as 0.1,-0.2,3") });
@@ -116,7 +117,7 @@ export function view(place, { facts, go, source, doubt, life }) {
       press(tools, value);
       maps.forEach((one) => { one.scatter.tool = value; one.box.classList.toggle("lasso", value === "lasso"); });
     });
-    controls.replaceChildren(
+    replace(controls,
       choices("Projection", KINDS, kind(), (value) => go({ kind: value, view: undefined })),
       h("span", { class: "named" }, "colour ", choices("Colour", there, colour(), (value) => go({ colour: value, lit: undefined }))), tools,
       h("button", { type: "button", onclick: () => maps.forEach((one) => one.scatter.reset()) }, "Show all"),
@@ -153,12 +154,15 @@ export function view(place, { facts, go, source, doubt, life }) {
     const names = [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     const words = (name) => (name === "null" ? "none" : by === "split" ? name.replace("_", " ") : name);
     colours = names.map((name) => [inks(name === "null" ? null : name), words(name)]);
-    legend.replaceChildren(...names.slice(0, 60).map((name, i) => {
+    const light = (name) => go({ lit: name || undefined }, { replace: true });
+    replace(legend, ...names.slice(0, NAMED).map((name, i) => {
       const dot = h("i");
       dot.style.background = colours[i][0];
       return h("button", { type: "button", "aria-pressed": String(bright === name), title: `${words(name)}: ${count(counts.get(name))} images`,
-        onclick: () => go({ lit: bright === name ? undefined : name }, { replace: true }) }, dot, h("span", {}, words(name)));
-    }), names.length > 60 ? h("span", { class: "soft small" }, `and ${names.length - 60} more`) : "");
+        onclick: () => light(bright === name ? undefined : name) }, dot, h("span", {}, words(name)));
+    }));
+    // First, since the others fill more than is seen of the legend.
+    if (names.length > NAMED) legend.prepend(select(`light one of ${count(names.length)}`, [["", "none"], ...names.map((name) => [name, words(name)])], bright ?? "", light));
   }
 
   function hover(one, i, event) {

@@ -188,11 +188,28 @@ export function failed(error, again, ...more) {
     h("button", { type: "button", onclick: again }, "Try again"), more.map((one) => [" ", one]).flat());
 }
 
+// Called before what is in a place is replaced; what it gives is called after. The keyboard stays at the control that says the same.
+function holdFocus(place) {
+  const held = document.activeElement, words = (one) => `${one.tagName} ${one.labels?.[0]?.firstChild.textContent ?? one.dataset.value ?? one.textContent}`;
+  if (held === place || !place.contains(held)) return () => {};
+  const name = words(held);
+  return () => {
+    if (document.activeElement !== document.body) return;
+    [...place.querySelectorAll("a, button, input, select")].find((one) => words(one) === name)?.focus({ preventScroll: true });
+  };
+}
+
+export function replace(place, ...children) {
+  const back = holdFocus(place);
+  place.replaceChildren(...children);
+  back();
+}
+
 // Fill a place with what a promise gives; a newer call, or leaving the view, wins over an older one: `make` is given what says
 // whether it still counts.
 export async function fill(place, life, make, shape = waiting()) {
   const turn = (place.turn = (place.turn || 0) + 1);
-  const live = () => place.turn === turn && !life.aborted;
+  const live = () => place.turn === turn && !life.aborted, back = holdFocus(place);
   const late = setTimeout(() => { if (live()) place.replaceChildren(shape); }, 150);
   place.setAttribute("aria-busy", "true");
   try {
@@ -204,7 +221,10 @@ export async function fill(place, life, make, shape = waiting()) {
     return false;
   } finally {
     clearTimeout(late);
-    if (live()) place.removeAttribute("aria-busy");
+    if (live()) {
+      place.removeAttribute("aria-busy");
+      back();
+    }
   }
 }
 

@@ -122,6 +122,8 @@ def test_curve_of_an_analysis(tmp_path, make, write_features):
     assert width[720] == pytest.approx(width[180] / 2)
     said = sufficiency_sentences(table)
     assert "predicted among 360" in said[0]
+    # In per cent, as the same score stands in every other place.
+    assert f": {100 * of['value'].iloc[-1]:.1f} % among 180 images" in said[0]
     assert "± 0.01 takes about" in said[1]
     assert sufficiency_sentences(None) == []
     more = make(sizes=(240, 240, 240))

@@ -51,6 +51,17 @@ def assert_column(column, client, image, below, key):
     assert f"{told['classes'][0]} {100 * told['shares'][0]:.1f} %" in column["says"]
 
 
+def test_votes_sum_to_all_neighbours(page, two_stores):
+    visit(page, f"{two_stores[0].address}/", "document.querySelector('.some .pic')")
+    page.run(
+        "const near = [...'aabbcdeef'].map((label) => ({ label }));"
+        "import('/static/answers.js').then(({ votes }) => {"
+        "  window.votes = votes({ query: { label: 'a' }, neighbours: near }, 'any'); })"
+    )
+    label = page.wait("window.votes?.getAttribute('aria-label')")
+    assert label == "Votes of 9 neighbours: a 2, b 2, e 2, 3 more classes 3"
+
+
 @pytest.mark.parametrize("store", ["", "after"], ids=["one store", "across stores"])
 def test_two_networks_in_two_columns(page, two_stores, store):
     client, first, second = two_stores

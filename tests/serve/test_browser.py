@@ -16,6 +16,7 @@ import alike
 from alike.extract.errors import BadInput
 from alike.extract.store.store import Store
 from alike.extract.store.tags import read_tags
+from alike.index.build import build_index
 
 from .browser import missing
 from .conftest import server
@@ -259,7 +260,7 @@ def test_a_network_without_an_index_is_opened_and_says_so_in_ask(page, two_netwo
     store = Store.open(tmp_path / "own" / "store")
     (other,) = set(store.groups()) - {analysis.key}
     shutil.rmtree(tmp_path / "own" / "store" / "index" / other)
-    make_map(store.features(other), MapSettings(split="all", perplexity=3.0))
+    shutil.rmtree(tmp_path / "own" / "store" / "maps", ignore_errors=True)
     with server(store.root_path, options=("--features", analysis.key)) as answering:
         address = f"{answering.address}/"
         visit(page, f"{address}#scores", "document.querySelector('.tiles')")
@@ -272,11 +273,16 @@ def test_a_network_without_an_index_is_opened_and_says_so_in_ask(page, two_netwo
         for view, ready in (
             ("scores", "document.querySelector('.tiles')"),
             ("classes", "document.querySelectorAll('.pairitem').length"),
+            ("map", "document.querySelector('.empty code')"),
+            ("data", "document.querySelectorAll('.entry').length"),
+            # What was advised is there when a view is opened, without loading the page anew.
             ("map", "document.querySelectorAll('.legend button').length === 3"),
             ("data", "document.querySelectorAll('.entry').length"),
         ):
             page.run("location.hash = arguments[0]", f"#{view}?features={other}")
             page.wait(f"document.querySelector('.view.{view}') && {READY} && {ready}")
+            if "code" in ready:
+                make_map(store.features(other), MapSettings(split="all", perplexity=3.0))
         page.run("document.querySelector('.entry .pictures a').click()")
         page.wait("document.querySelector('.near .empty') && document.querySelector('.query img')")
         command = f"alike index --store {store.url} --features {other} --measure gap_cosine"
@@ -287,7 +293,40 @@ def test_a_network_without_an_index_is_opened_and_says_so_in_ask(page, two_netwo
         page.run("location.hash = arguments[0]", f"#ask?features={other}")
         page.wait(f"{READY} && document.querySelectorAll('.some .pic img').length === 24")
         assert page.run("return document.querySelector('.empty code').innerText") == command
+        # Somebody who comes back to the window is told of a change, and chooses when to see it.
+        assert page.run("return document.querySelector('#changed').hidden")
+        build_index(store.features(other), "gap_cosine")
+        page.wait("(dispatchEvent(new Event('focus')), !document.querySelector('#changed').hidden)")
+        assert page.run("return document.querySelector('.empty code').innerText") == command
+        page.run("document.querySelector('#changed button').click()")
+        page.wait("document.querySelector('#changed').hidden && "
+                  "!document.querySelector('.lacking').innerText")  # fmt: skip
         assert_quiet(page, address)
+
+
+@pytest.mark.parametrize(("view", "control", "act"), [
+    ("#ask?image=3", ".query button[data-value=other]", "click"),
+    ("#ask?image=3", ".query input[type=number]", "change"),
+    ("#map?split=all", "button[data-value=pca]", "click"),
+    ("#map?split=all", ".legend button:nth-of-type(2)", "click"),
+    ("#classes?first=cat&second=dog", ".pairofclasses label:nth-of-type(2) select", "change"),
+    ("#data", ".tabs a:nth-child(2)", "click"),
+])  # fmt: skip
+def test_the_keyboard_stays_at_a_control_that_changes_what_is_shown(
+    page, address, view, control, act
+):
+    """So that a second step of a number or of a list needs no way through the page again."""
+    visit(page, f"{address}{view}", f"document.querySelector({control!r})")
+    page.run(
+        "const [at, act] = arguments, one = document.querySelector(at); one.focus();"
+        "if (act === 'click') one.click();"
+        "else one.value = one.type === 'number' ? 5 : 'cat';"
+        "if (act === 'change') one.dispatchEvent(new Event(act));",
+        control, act,
+    )  # fmt: skip
+    page.wait(f"{READY} && location.hash !== {view!r}")
+    page.wait(f"document.activeElement === document.querySelector({control!r})", seconds=10)
+    assert_quiet(page, address)
 
 
 def test_a_network_without_an_index_is_named_and_cannot_be_asked(page, address):
@@ -473,7 +512,8 @@ def test_a_set_without_labels_has_its_page(page, place, tmp_path, bare):
         text, rows, chips = page.run(
             "return [document.querySelector('.view').innerText,"
             " document.querySelectorAll('tbody tr').length,"
-            " [...document.querySelectorAll('.chips a')].map((one) => one.firstChild.data.trim())]"
+            " [...document.querySelectorAll('.chips a')].map((one) =>"
+            " [...one.querySelectorAll('bdi')].map((name) => name.textContent).join(' – '))]"
         )
         assert f"{told['notes'][0]}." in text
         assert "The first 1\u202f000 of 5\u202f000 classes." in text

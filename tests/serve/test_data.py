@@ -185,6 +185,14 @@ def test_all_marked_images_can_be_seen(page, plain, marked):
     page.run("document.querySelector('.more').click()")
     page.wait(f"{READY} && document.querySelectorAll('.entry').length === 120")
     assert not page.run("return document.querySelector('.more')")
+    # Whoever looks at an image and goes back is where they were in the list.
+    assert "lines=120" in page.run("return location.hash")
+    top = page.run("scrollTo({top: 900, behavior: 'instant'}); return scrollY")
+    page.run("document.querySelectorAll('.entry .pictures a')[30].click()")
+    page.wait(f"document.querySelector('.view.ask') && {READY}")
+    page.run("history.back()")
+    page.wait(f"{READY} && document.querySelectorAll('.entry').length === 120")
+    page.wait(f"scrollY === {top}")
     page.run("document.querySelectorAll('.entry')[1].querySelector('.mark-it').click()")
     page.wait("document.querySelectorAll('.entry')[1].querySelector('[aria-pressed=false]')")
     assert plain.json("/api/v1/lists/tags")["n_lines"] == 119

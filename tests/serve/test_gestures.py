@@ -65,6 +65,12 @@ def test_several_files_at_once(page, client, analysed, place, tmp_path, kind):
     near = client.json(f"/api/v1/images/{names[0]}/neighbours?k=12")["neighbours"]
     shown = "[...document.querySelectorAll('.near .pic')].map((one) => one.dataset.image).join()"
     page.wait(f"{shown} === arguments[0]", ",".join(one["image"] for one in near))
+    # In every view: a browser shows a dropped file in place of a page that does not take it.
+    page.run("location.hash = '#data?kind=twins'")
+    page.wait(f"document.querySelector('.view.data') && {READY}")
+    page.run(DROP, files_of(letter, paths[1]), "", kind)
+    page.wait(f"document.querySelector('.view.ask') && location.hash.includes('{names[1]}')")
+    assert page.wait(f"{READY} && document.querySelector('.brought .wrongline')?.innerText") == line
     complaints = [one for one in page.complaints() if "status of 422" not in one]
     assert complaints == []
 
@@ -212,6 +218,32 @@ def test_a_link_shows_the_lit_class_and_the_view(page, mapped):
     for line in ("lit=nope in the address: no image has it as its class.",
                  "view=abc in the address: it is the centre and the zoom of each map"):  # fmt: skip
         page.wait(f"{notes}.includes(arguments[0])", line, seconds=20)
+
+
+def test_all_of_many_names_can_be_lit_and_a_matrix_without_names_is_as_high_as_wide(page, mapped):
+    address = f"{mapped[0].address}/"
+    visit(page, f"{address}#data?kind=bad", "document.querySelector('.empty, .entry')")
+    page.run(
+        "const asked = window.fetch; window.fetch = async (where, how) => {"
+        "  const answer = await asked(where, how);"
+        "  if (!/[/](map|class-matrix)[?]?/.test(where)) return answer;"
+        "  const body = await answer.json();"
+        "  if (body.label) body.label = body.label.map((_, i) => `name ${i}`);"
+        "  else { body.figure.layout.xaxis.ticktext = []; body.figure.layout.height = 900; }"
+        "  return new Response(JSON.stringify(body)); }"
+    )
+    page.run("location.hash = '#map?split=all'")
+    page.wait(f"{READY} && document.querySelectorAll('.legend button').length === 60")
+    assert page.run("return document.querySelectorAll('.legend option').length") == 121
+    page.run("const list = document.querySelector('.legend select'); list.value = 'name 111';"
+             "list.dispatchEvent(new Event('change'))")  # fmt: skip
+    page.wait("location.hash.includes('lit=name+111') && "
+              "document.querySelector('.legend select').value === 'name 111'")  # fmt: skip
+    page.run("location.hash = '#classes'")
+    page.wait(f"{READY} && document.querySelector('.card .js-plotly-plot')")
+    left, top, right, bottom = box_of(page, ".card .js-plotly-plot")
+    assert bottom - top <= right - left + 1
+    assert_quiet(page, address)
 
 
 def test_a_lasso_lists_the_images_of_the_map_in_which_it_is(page, mapped):
