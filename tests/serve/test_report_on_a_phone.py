@@ -32,10 +32,11 @@ return found;
 
 @pytest.fixture(scope="module")
 def report(two_networks, tmp_path_factory):
-    """A report with images, maps, layers and the section on the data."""
+    """A report with images, maps, layers, the section on the data, and steps of long names."""
     folder, analysis = two_networks
     path = tmp_path_factory.mktemp("phone") / "report.html"
-    return write_report(path, before=analysis, store=Store.open(folder / "store"))
+    run = {"stages": {f"validate {'small_network-8eccd5de-' * 3}": 3.0, "index": 1.0}}
+    return write_report(path, before=analysis, store=Store.open(folder / "store"), run=run)
 
 
 @pytest.fixture(scope="module")
