@@ -161,8 +161,8 @@ def test_memory_of_many_classes_is_bounded():
     few, many = plan_layers(10, 50_000), plan_layers(1000, 50_000)
     assert few == Layers(1 << 14, 1 << 14, 1 << 14)
     assert many.total == 1 << 14
-    # By hand: totals 2 x 16,384, classes 2 x 1,000 x 2,048, pairs 500,500 x 64, 8 bytes each.
-    assert many.memory(1000) == 8 * (2 * 16_384 + 2 * 1000 * 2048 + 500_500 * 64)
+    # By hand: totals 2 x 16,384 and classes 2 x 1,000 x 2,048 of 8 bytes, pairs 500,500 x 64 of 4.
+    assert many.memory(1000) == 8 * (2 * 16_384 + 2 * 1000 * 2048) + 4 * 500_500 * 64
 
 
 def test_one_bin_range_holds_what_was_not_sampled(clustered):
