@@ -153,7 +153,7 @@ class Layers:
     per_pair: int
 
     def memory(self, n_classes: int) -> int:
-        """Bytes of all counts, held once by the caller; more if a class has above 46,340 images."""
+        """Bytes of all counts, held once by the caller; see `no_totals` for very large classes."""
         pairs = n_classes * (n_classes + 1) // 2
         if many(n_classes):
             pairs = n_classes * (NEAREST_CLASSES + 1)

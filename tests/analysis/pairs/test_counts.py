@@ -392,3 +392,15 @@ for name in ("blocks", "pairs", "classes", "neighbours"):
 sys.exit(("torch" in sys.modules) != before)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "narrow"),
+    [([65_536, 3], True), ([65_537, 3], False), ([46_340, 46_341], True), ([46_341] * 2, False)],
+)
+def test_counts_of_two_classes_hold_all_their_pairs(sizes, narrow):
+    layers = Layers(64, 64, 64)
+    totals = pair_counts.no_totals(layers, np.array(sizes), 3)
+    assert totals.pairs.dtype == (np.int32 if narrow else np.int64)
+    most = max(sizes[0] * sizes[1], *(n * (n - 1) // 2 for n in sizes))
+    assert np.iinfo(totals.pairs.dtype).max >= most
