@@ -1,6 +1,7 @@
 from .all_images import explain_set as explain_set
 from .classes import class_likeness as class_likeness
 from .classes import class_panel as class_panel
+from .classes import classes_left_out as classes_left_out
 from .classes import confused_panel as confused_panel
 from .classes import images_to_class as images_to_class
 from .classes import keep_confused as keep_confused

@@ -333,6 +333,20 @@ def test_a_map_that_is_flattened_before_it_is_pooled_is_explained_alike(method):
     torch.testing.assert_close(found, relevance(Head().eval(), images, method, target))
 
 
+def test_cam_of_a_map_that_is_pooled_in_another_type():
+    class Double(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.conv(x).double().mean((2, 3)).float())
+
+    module, images = Double().eval(), batch()
+    total = relevance(module, images, "cam", torch.tensor([0, 1])).mean((1, 2)) + module.out.bias
+    torch.testing.assert_close(total, module(images)[[0, 1], [0, 1]])
+
+
 def test_cam_of_class_maps_pooled_by_mean():
     net, images, target = ClassMaps().eval(), batch(side=12), torch.tensor([1, 2])
     found = cam(net, images, target)

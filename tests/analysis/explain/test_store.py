@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from alike.analysis.explain.all_images import explain_set, stored_relevance
 from alike.analysis.explain.classes import (
     class_likeness,
+    classes_left_out,
     confused_pairs,
     images_to_class,
     keep_confused,
@@ -24,10 +25,10 @@ from alike.analysis.explain.classes import (
 from alike.analysis.explain.continuity.continuity import Sampling
 from alike.analysis.explain.continuity.stored import continuity_of, read_continuity
 from alike.analysis.explain.examples import example_images, keep_examples
-from alike.analysis.explain.explain import EXPLAINERS, explain
+from alike.analysis.explain.explain import EXPLAINERS, explain, explain_batch
 from alike.analysis.explain.images import explain_images
 from alike.analysis.explain.inputs import network_for
-from alike.analysis.explain.likeness_pixels import pixel_likeness
+from alike.analysis.explain.likeness_pixels import embedding_of, pixel_likeness
 from alike.analysis.explain.overlay import (
     AGAINST,
     FOR,
@@ -42,10 +43,13 @@ from alike.analysis.report.explanations import explanations_section
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
+from alike.extract.networks.transform import Transform
 from alike.extract.panels import SIDE, PanelImage, panel, png
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 from alike.flows.cli import main
+from alike.flows.commands.explain import _write
+from alike.flows.explaining import every_class, joined_arrays
 
 NETWORK = """
 import torch
@@ -124,9 +128,56 @@ def test_given_images_are_decomposed_beside_a_class(features):
     other = features.read("gap", np.array([0]))[0].astype(np.float64)
     expected = (units @ other).mean() / np.linalg.norm(other)
     assert found.to_class[1].sum() == pytest.approx(expected, rel=1e-4)
+    # An image of another class is no other image of its own.
+    kin = np.setdiff1d(features.table()["row"], [*whole.rows, 0])
+    rest = features.read("gap", kin).astype(np.float64)
+    cosines = rest @ other / np.linalg.norm(rest, axis=1) / np.linalg.norm(other)
+    assert found.to_others[1].sum() == pytest.approx(cosines.mean(), rel=1e-4)
     assert frames[0].shape == (32, 32, 3)
     with pytest.raises(BadInput, match="stored are left, middle, right"):
         images_to_class(files, network_for(features), features, "up")
+
+
+def test_classes_without_an_answer_are_named_and_none_takes_the_place_of_another(
+    features, tmp_path
+):
+    with pytest.raises(BadInput, match="expected two or more, one of them with two images"):
+        every_class(features.only("label=left"), None, lambda *_: None)
+    assert classes_left_out(features, None, ["left", "right"]) == [
+        "classes of one image, which is like no other: middle"
+    ]
+    white = np.zeros((4, 4, 3), np.uint8)
+    names = {_write(features, tmp_path, f"class-{label}", white) for label in ("a b", "a_b")}
+    assert len(names) == len(list(tmp_path.glob("*.png"))) == 2
+    image, label = ({"0/to_class": np.zeros((2, 2))} for _ in range(2))
+    with pytest.raises(BadInput, match="of an image and of the class '0'"):
+        joined_arrays([image, label])
+
+
+def test_images_of_several_sizes_are_explained_as_alone(features):
+    """A network without --resize sees images as they are."""
+    network = replace(network_for(features), transform=Transform())
+    dice = torch.Generator().manual_seed(0)
+    sizes = [(40, 48), (32, 32), (40, 48), (64, 36)]
+    images = [
+        torch.randint(0, 256, (3, *size), generator=dice, dtype=torch.uint8) for size in sizes
+    ]
+    for method in ("gradcam", "lrp"):
+        together = list(explain_batch(images, network, method, [0, 1, 2, 1]))
+        assert [one.target for one in together] == [0, 1, 2, 1]
+        for one, image in zip(together, images, strict=True):
+            alone = explain(image, network, method, one.target)
+            np.testing.assert_allclose(one.relevance, alone.relevance, rtol=1e-4, atol=1e-6)
+    pair = pixel_likeness([images[0], images[3]], network)
+    assert (pair.on_a.shape, pair.on_b.shape) == ((40, 48), (64, 36))
+    assert pair.on_b.sum() == pytest.approx(pair.value, rel=0.05)
+    whole = embedding_of(features, "map_cosine")
+    with pytest.raises(BadInput, match="images of two sizes: choose a pooled measure"):
+        pixel_likeness([images[0], images[3]], network, embedding=whole)
+    with pytest.raises(BadInput, match="maps of several"):
+        images_to_class([images[0], images[3]], network, features, "left")
+    with pytest.raises(BadInput, match="pairs of places are of two images"):
+        explain_images([0], features, pairs=True)
 
 
 def test_confused_pairs_are_the_most_alike_of_different_classes(features):
