@@ -43,6 +43,9 @@ def class_indices(
         names = _names(network, scores.shape[1])
         if target not in names and not target.isdecimal():
             raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
+        if names.count(target) > 1:
+            alike = ", ".join(str(index) for index, name in enumerate(names) if name == target)
+            raise BadInput(f"{target!r} is the name of classes {alike}: give one by its index")
         target = names.index(target) if target in names else int(target)
     if isinstance(target, Sequence | np.ndarray | Tensor):
         wanted = [int(one) for one in target]

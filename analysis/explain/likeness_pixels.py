@@ -184,8 +184,9 @@ def by_gradient(
 def by_path(
     module: nn.Module, batch: Tensor, other: Tensor, embedding: Embedding, limits: Limits
 ) -> Tensor:
-    """Integrated gradients from the blurred image; they sum to what the blur takes away.
+    """Integrated gradients from the blurred image; they sum to about what the blur takes away.
 
+    The way is steepest near its start, where few of the steps are: the sum misses some 15 %.
     Sundararajan, Taly and Yan 2017, the middle of each of `STEPS` parts of the straight way.
     """
     start = blurred(batch)

@@ -233,6 +233,13 @@ def test_a_class_by_number_or_name(target):
     assert class_indices(few, target, torch.zeros(2, 3)).tolist() == [1, 1]
 
 
+def test_a_name_of_two_classes_names_neither():
+    twins = SimpleNamespace(class_names=("crane", "tench", "crane"), name="birds")
+    with pytest.raises(BadInput, match="'crane' is the name of classes 0, 2: give one by its"):
+        class_indices(twins, "crane", torch.zeros(1, 3))
+    assert class_indices(twins, "2", torch.zeros(1, 3)).tolist() == [2]
+
+
 def test_the_name_of_a_class_goes_before_the_index_of_another():
     few = SimpleNamespace(name="n", class_names=("5", "7", "0"))
     assert class_indices(few, "0", torch.zeros(1, 3)).tolist() == [2]
