@@ -28,6 +28,7 @@ from .images import explain_images as explain_images
 from .inputs import evaluating as evaluating
 from .inputs import network_for as network_for
 from .inputs import ready_module as ready_module
+from .inputs import turns_in_classes as turns_in_classes
 from .likeness_maps import difference as difference
 from .likeness_maps import likeness as likeness
 from .likeness_maps import position_pairs as position_pairs

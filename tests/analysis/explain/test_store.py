@@ -7,6 +7,8 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from alike.analysis.explain.all_images import explain_set, stored_relevance
+from alike.analysis.explain.all_images import _limited, explain_set, stored_relevance
 from alike.analysis.explain.classes import (
     class_likeness,
     classes_left_out,
@@ -23,9 +25,10 @@ from alike.analysis.explain.classes import (
     keep_confused,
 )
 from alike.analysis.explain.continuity.continuity import Sampling
-from alike.analysis.explain.continuity.stored import continuity_of, read_continuity
+from alike.analysis.explain.continuity.stored import _spread, continuity_of, read_continuity
 from alike.analysis.explain.examples import example_images, keep_examples
 from alike.analysis.explain.explain import EXPLAINERS, explain, explain_batch
+from alike.analysis.explain.grade import stored as stored_grading
 from alike.analysis.explain.images import explain_images
 from alike.analysis.explain.inputs import network_for
 from alike.analysis.explain.likeness_pixels import embedding_of, pixel_likeness
@@ -80,6 +83,14 @@ def features(tmp_path_factory):
     store = Store.open(place / "store", create=True)
     extract(open_source(str(place / "images")), network, store, device="cpu", threads=1)
     return store.features()
+
+
+def _asked_rows(table, count):
+    """Images that are graded."""
+    asked = SimpleNamespace(table=lambda _: table)
+    with patch.object(stored_grading, "network_for"):
+        rows = stored_grading._images_of(asked, None, count, None, None).rows
+    return table.set_index("row").loc[rows]
 
 
 def image_file(features, row):
@@ -152,6 +163,18 @@ def test_classes_without_an_answer_are_named_and_none_takes_the_place_of_another
     image, label = ({"0/to_class": np.zeros((2, 2))} for _ in range(2))
     with pytest.raises(BadInput, match="of an image and of the class '0'"):
         joined_arrays([image, label])
+
+
+@pytest.mark.parametrize("chosen", [_spread, _limited, _asked_rows])
+def test_which_images_are_asked_is_told_by_their_content(features, chosen):
+    """Files may be renamed, and come in another order: the same images are graded."""
+    table = features.table()
+    wanted = set(chosen(table, 7)["image_id"])
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(table))
+        moved = table.iloc[order].assign(row=range(len(table)))
+        assert set(chosen(moved, 7)["image_id"]) == wanted
+    assert chosen(table, 7)["label"].value_counts().tolist() == [3, 2, 2]
 
 
 def test_images_of_several_sizes_are_explained_as_alone(features):
