@@ -130,7 +130,25 @@ class Vectors:
         """Keys (m, n) of vectors that `exact` gave: right to the last digits of each."""
         if self.form == "inner":
             return np.asarray(1.0 - rows @ others.T)
-        return half_squares(rows, others)
+        keys: NDArray[np.float64] = half_squares(rows, others)
+        if self.form == "cosine":
+            keys[~rows.any(axis=1)] = 1.0
+            keys[:, ~others.any(axis=1)] = 1.0
+        return keys
+
+    def zeros(self, squares: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether vectors are zero that only have a cosine, 0 with all: their keys are 1.
+
+        Half a squared distance is not their key, as it is of vectors of length 1.
+
+        Args:
+            squares: (n,) squared lengths of z, float64.
+            b: (n,) of the same.
+        """
+        if self.form != "cosine":
+            return np.zeros(len(b), dtype=np.bool_)
+        # |x|^2 is 1 or 0.
+        return np.asarray(2.0 * b - squares > 0.5)
 
 
 def centred(x: Array, centre: Array, form: Form) -> Block:
@@ -157,6 +175,14 @@ def own_distance(form: Form, key: Any) -> Any:
     if form == "euclidean":
         return np.sqrt(2.0 * np.maximum(key, 0.0))
     return key
+
+
+def same_vectors(one: Vectors, other: Vectors) -> bool:
+    """Whether every image has the same vector on both sides, to the last bit."""
+    if (one.n, one.form) != (other.n, other.form) or not np.array_equal(one.centre, other.centre):
+        return False
+    parts = blocks(one.n, one.dim)
+    return all(np.array_equal(one.block(*part)[0], other.block(*part)[0]) for part in parts)
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:
