@@ -16,9 +16,10 @@ from alike.analysis.blocks import EvaluationSet, Vectors, blocks, compiled
 
 UNSURE = 2.0**-19
 """Share of the larger of squared length and key within which float32 products tell no order."""
-TIE = {"euclidean": 1e-12, "cosine": 2.0**-24, "inner": 2.0**-22}
+TIE = {"euclidean": 1e-12, "cosine": 2.0**-22, "inner": 2.0**-22}
 """The same within which keys that were measured in float64 are equal. Integers are exact; vectors
-of length 1 were rounded to float32, and inner products are not measured again."""
+of length 1 were rounded to float32, by 2^-24 of their length, which moves half the squared distance
+of two by up to 2^-22; inner products are not measured again."""
 MARGIN = 16
 """Neighbours that are kept beyond those that are scored, to see where a tie at the end ends."""
 ROOM = 1 << 24

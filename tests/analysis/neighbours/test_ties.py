@@ -1,6 +1,7 @@
 """Neighbour scores under ties, against the mean over every order of equal distances."""
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, permutations, product
 
 import numpy as np
@@ -97,6 +98,25 @@ def test_features_that_are_all_equal_score_what_chance_does(form: str) -> None:
         hit = wanted / n
         expected = (hit * (1 + (ranks - 1) * (wanted - 1) / (n - 1)) / ranks).sum() / wanted
         np.testing.assert_allclose(found["map"][np.bincount(codes)[codes] == size], expected)
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_cosines_that_are_equal_tie_though_vectors_of_length_1_are_rounded(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    codes = draw.integers(0, 3, 60)
+    x = (draw.random((60, 3)) < draw.random((3, 3))[codes]) * draw.integers(1, 3, (60, 3))
+    x[x.sum(axis=1) == 0, 0] = 1
+    squares, products = (x**2).sum(axis=1), x @ x.T
+    found = scored(x / np.sqrt(squares)[:, None], codes, 10, "cosine")["rp"]
+    for i in range(60):
+        others = np.delete(np.arange(60), i)
+        cosines = [Fraction(int(products[i, j]) ** 2, int(squares[j])) for j in others]
+        order = np.array([sorted(set(cosines)).index(each) for each in cosines])
+        same, wanted = codes[others] == codes[i], (codes == codes[i]).sum() - 1
+        last = np.sort(order)[-wanted]
+        nearer, tied = order > last, order == last
+        hits = same[nearer].sum() + (wanted - nearer.sum()) * same[tied].mean()
+        assert found[i] == pytest.approx(hits / wanted)
 
 
 @pytest.mark.quick
