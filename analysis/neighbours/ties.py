@@ -163,22 +163,9 @@ def _all_others(
     vectors: Vectors, block: tuple[NDArray[np.float32], Floats], own: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats]:
     """Positions of all other images, and their keys (m, N - 1) in float64, ascending."""
-    z, b = block
-    wide = z.astype(np.float64)
-    squares = np.einsum("nd,nd->n", wide, wide)
-    keys = np.empty((len(z), vectors.n))
+    keys = np.empty((len(own), vectors.n))
     for start, stop in blocks(vectors.n, vectors.dim):
-        others, b_others = vectors.block(start, stop)
-        others = others.astype(np.float64)
-        if vectors.form != "inner":
-            # Half the squared distance, which integers have exactly.
-            of_others = np.einsum("nd,nd->n", others, others)
-            part = (squares[:, None] / 2.0 + of_others / 2.0) - wide @ others.T
-            part[:, vectors.zeros(of_others, b_others)] = 1.0
-            keys[:, start:stop] = part
-        else:
-            keys[:, start:stop] = (b[:, None] + b_others) - wide @ others.T
-    keys[vectors.zeros(squares, b)] = 1.0
-    keys[np.arange(len(z)), own] = np.inf
+        keys[:, start:stop] = vectors.wide_keys(block, vectors.block(start, stop))
+    keys[np.arange(len(own)), own] = np.inf
     order = np.argsort(keys, axis=1, kind="stable")[:, :-1]
     return order, np.take_along_axis(keys, order, axis=1)
