@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alike.arguments import Names, checked, checked_with, each_name, each_query
+from alike.arguments import Names, as_vectors, checked, checked_with, each_name, each_query
 from alike.extract.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -322,8 +322,8 @@ def neighbours(
 
     Args:
         images: one query or several: image files, URLs, bytes of image files, numbers of stored
-            rows; or an array of vectors, (D,) or (Q, D), as the measure makes them. A stored image
-            is never its own neighbour.
+            rows; or vectors, (D,) or (Q, D), as the measure makes them: an array, a torch tensor, a
+            table or a list. A stored image is never its own neighbour.
         store: with the features.
         k: neighbours a query.
         features: the extraction; None: the only one, or the one that a run serves.
@@ -366,11 +366,11 @@ def neighbours(
     _warn(["; ".join(told)] if told else [])
     opened = NeighbourIndex.open(chosen.store, chosen.key, measure)
     queries: list[tuple[str, bytes | None]]
-    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+    if (asked_about := as_vectors(images)) is not None:
         if rerank is not None or contact_sheet is not None:
             raise BadInput("vectors have no images: leave out rerank and contact_sheet")
         with np.errstate(over="ignore"):
-            given = np.atleast_2d(images).astype(np.float32)
+            given = np.atleast_2d(asked_about).astype(np.float32)
         # A shape of three dimensions is refused below.
         if given.ndim == 2:
             check_query_vectors(given)

@@ -15,10 +15,14 @@ from math import inf
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from alike.extract.errors import BadInput
 from alike.extract.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Range = tuple[float, float | None]
@@ -367,6 +371,45 @@ def each_name(given: Names) -> tuple[str, ...]:
     """
     parts = given.split(",") if isinstance(given, str) else given
     return tuple(name for name in map(str.strip, parts) if name)
+
+
+def as_vectors(images: Any) -> "NDArray[np.floating[Any]] | None":
+    """Vectors that are asked about, as one array; None: images are.
+
+    A torch tensor of any device and a table of numbers count as the array that they hold, and so
+    does a list of vectors.
+
+    Raises:
+        BadInput: vectors of several lengths in one list.
+    """
+    import numpy as np
+
+    if isinstance(images, list | tuple) and images:
+        rows = [_array_of(one) for one in images]
+        vectors = [row for row in rows if row is not None and row.ndim == 1]
+        if len(vectors) < len(images):
+            return None
+        lengths = sorted({len(vector) for vector in vectors})
+        if len(lengths) > 1:
+            raise BadInput(
+                f"vectors of {lengths[0]} and of {lengths[-1]} numbers: expected one length"
+            )
+        return np.stack(vectors)
+    return _array_of(images)
+
+
+def _array_of(value: Any) -> "NDArray[np.floating[Any]] | None":
+    import numpy as np
+
+    if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
+        # numpy has no bfloat16, and holds nothing of another device.
+        value = value.detach().cpu()
+        value = value.double().numpy() if value.is_floating_point() else None
+    elif hasattr(value, "columns") and hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    elif type(value) in (list, tuple) and value and all(isinstance(one, float) for one in value):
+        value = np.array(value)
+    return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else None
 
 
 def each_query(images: Any) -> list[str | Path | bytes | int]:

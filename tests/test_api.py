@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import typer.main
 from typer.testing import CliRunner
 
@@ -289,6 +290,16 @@ def test_neighbours_of_rows_files_bytes_and_vectors(studied, tiny_set):
     # A vector has no row of its own that could be left out; its length plays no part in an angle.
     found = alike.neighbours(3 * vector, studied.store, 5)
     assert found.rows[0].tolist() == [5, *rows]
+    both = studied.store.features().read("gap", [5, 7]).astype(np.float32)
+    wanted = alike.neighbours(both, studied.store, 5)
+    tensor = torch.from_numpy(both).requires_grad_()
+    frame = pd.DataFrame(both)
+    for given in (tensor, frame, list(both), tuple(tensor), both.tolist(), both.astype(np.float64)):
+        found = alike.neighbours(given, studied.store, 5)
+        assert found.rows.tolist() == wanted.rows.tolist()
+        assert found.distances.tolist() == wanted.distances.tolist()
+    assert alike.neighbours(tensor.bfloat16(), studied.store, 5).rows.shape == (2, 5)
+    assert alike.neighbours(torch.tensor([5, 7]), studied.store, 2).rows.shape == (2, 2)
     found = alike.neighbours(vector, studied.store, 5, among=["b"])
     assert set(found.table["label"]) == {"b"}
     found = alike.neighbours([5], studied.store, other_class=True)
@@ -303,6 +314,10 @@ def test_neighbours_refuses(studied, tmp_path):
     for shape in ((2, 5), (1, 1, 6)):
         with pytest.raises(BadInput, match=r"\(Q, 6\) expected"):
             alike.neighbours(np.ones(shape), studied.store)
+    with pytest.raises(BadInput, match="vectors of 5 and of 6 numbers: expected one length"):
+        alike.neighbours([np.ones(6), np.ones(5)], studied.store)
+    with pytest.raises(BadInput, match="type DataFrame"):
+        alike.neighbours(pd.DataFrame({"path": ["a.png"]}), studied.store)
     # Without a distance to anything, these had no neighbours in silence.
     for value in (np.nan, np.inf, 1e300):
         with pytest.raises(BadInput, match="vector 1 of 2 holds NaN, or a number beyond"):

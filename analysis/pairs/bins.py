@@ -153,11 +153,12 @@ class Layers:
     per_pair: int
 
     def memory(self, n_classes: int) -> int:
-        """Bytes of all counts, held once by the caller."""
+        """Bytes of all counts, held once by the caller; see `no_totals` for very large classes."""
         pairs = n_classes * (n_classes + 1) // 2
         if many(n_classes):
             pairs = n_classes * (NEAREST_CLASSES + 1)
-        return 8 * (2 * self.total + 2 * n_classes * self.per_class + pairs * self.per_pair)
+        fine = 2 * self.total + 2 * n_classes * self.per_class
+        return 8 * fine + 4 * pairs * self.per_pair
 
 
 def plan_layers(n_classes: int, n_images: int, bins: int = BINS) -> Layers:

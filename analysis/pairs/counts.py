@@ -41,6 +41,8 @@ from alike.analysis.pairs.tiling import Slab, Tile, slabs, tiles
 from alike.extract.measures import Form
 
 Counts = NDArray[np.int64]
+MOST_NARROW = int(np.iinfo(np.int32).max)
+"""Signed, so that a difference of two counts is one."""
 
 
 @dataclass(frozen=True)
@@ -306,9 +308,10 @@ def no_totals(layers: Layers, sizes: Counts, n_pairs: int) -> Totals:
     """Counts of no pairs of classes of these sizes (C,)."""
     shape = len(sizes), layers.per_class
     # They stay until the tables are made, and are most of the counts: as narrow as the pairs of the
-    # two largest classes allow. Signed, so that a difference of two is one.
-    most = int(sizes.max(initial=0)) ** 2
-    narrow = np.int32 if most <= np.iinfo(np.int32).max else np.int64
+    # two largest classes allow.
+    second, first = (int(size) for size in np.sort(np.append(sizes, [0, 0]))[-2:])
+    most = max(first * second, first * (first - 1) // 2)
+    narrow = np.int32 if most <= MOST_NARROW else np.int64
     return Totals(
         np.zeros((2, layers.total), dtype=np.int64),
         np.zeros(shape, dtype=np.int64), np.zeros(shape),
@@ -355,7 +358,10 @@ def _finished(
     counts: Totals,
 ) -> PairCounts:
     counts.different[:] *= weights.others[:, None]
-    out = PairCounts(bins, form, **vars(counts), listed=listed)
+    pairs = counts.pairs
+    if pairs.dtype == np.int64 and int(pairs.max(initial=0)) <= MOST_NARROW:
+        pairs = pairs.astype(np.int32)
+    out = PairCounts(bins, form, **{**vars(counts), "pairs": pairs}, listed=listed)
     return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
 

@@ -161,8 +161,8 @@ def test_memory_of_many_classes_is_bounded():
     few, many = plan_layers(10, 50_000), plan_layers(1000, 50_000)
     assert few == Layers(1 << 14, 1 << 14, 1 << 14)
     assert many.total == 1 << 14
-    # By hand: totals 2 x 16,384, classes 2 x 1,000 x 2,048, pairs 500,500 x 64, 8 bytes each.
-    assert many.memory(1000) == 8 * (2 * 16_384 + 2 * 1000 * 2048 + 500_500 * 64)
+    # By hand: totals 2 x 16,384 and classes 2 x 1,000 x 2,048 of 8 bytes, pairs 500,500 x 64 of 4.
+    assert many.memory(1000) == 8 * (2 * 16_384 + 2 * 1000 * 2048) + 4 * 500_500 * 64
 
 
 def test_one_bin_range_holds_what_was_not_sampled(clustered):
@@ -392,3 +392,15 @@ for name in ("blocks", "pairs", "classes", "neighbours"):
 sys.exit(("torch" in sys.modules) != before)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "narrow"),
+    [([65_536, 3], True), ([65_537, 3], False), ([46_340, 46_341], True), ([46_341] * 2, False)],
+)
+def test_counts_of_two_classes_hold_all_their_pairs(sizes, narrow):
+    layers = Layers(64, 64, 64)
+    totals = pair_counts.no_totals(layers, np.array(sizes), 3)
+    assert totals.pairs.dtype == (np.int32 if narrow else np.int64)
+    most = max(sizes[0] * sizes[1], *(n * (n - 1) // 2 for n in sizes))
+    assert np.iinfo(totals.pairs.dtype).max >= most
