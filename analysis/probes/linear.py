@@ -149,7 +149,7 @@ def _fits(sums: Sums, ridges: tuple[float, ...]) -> list[LinearProbe]:
     values, basis = np.linalg.eigh(within)
     values = np.maximum(values, 0.0)
     # A channel that does not vary is no channel: the ridge is the same with it or without.
-    level = float(values.sum()) / max(np.count_nonzero(standard.scale), 1) or 1.0
+    level = float(values.sum()) / max(int((standard.scale > 0).sum()), 1) or 1.0
     turned = standard(means) @ basis
     prior = np.log(sums.n[live] / n)
     out = []
