@@ -643,7 +643,14 @@ def explain(
     from alike.extract.errors import BadInput
     from alike.extract.networks import accepting
     from alike.flows.cluster import cluster_jobs
-    from alike.flows.explaining import Part, every_class, given_images, graded, like_class
+    from alike.flows.explaining import (
+        Part,
+        every_class,
+        given_images,
+        graded,
+        joined_arrays,
+        like_class,
+    )
     from alike.results import Explanations
 
     if cluster is not None and not (every or continuity or grade):
@@ -712,7 +719,7 @@ def explain(
         tables={name: part.table for name, part in parts.items() if len(part.table)},
         pictures={name: one for part in parts.values() for name, one in part.pictures.items()}
         | pictures,
-        arrays={name: one for part in parts.values() for name, one in part.arrays.items()},
+        arrays=joined_arrays(part.arrays for part in parts.values()),
         cosine=parts["images"].cosine if "images" in parts else None,
         notes=[*(note for part in parts.values() for note in part.notes), *dict.fromkeys(notes)],
     )

@@ -35,7 +35,7 @@ from alike.analysis.compare import (
     measured_side,
     share_difference,
 )
-from alike.analysis.explain import evaluating, network_for
+from alike.analysis.explain import evaluating, network_for, turns_in_classes
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
@@ -238,13 +238,13 @@ def cutouts_of(
         )
     left_out = {"no mask": int((~masked).sum())}
     table = table[masked]
-    turn = table.groupby("label").cumcount()
-    several = int((turn == 1).sum())
+    turn = turns_in_classes(table)
+    several, classes = int((turn == 1).sum()), int((turn == 0).sum())
     table = table.iloc[np.lexsort((table["image_id"], turn))[:limit]]
     if several > 1 and (table["label"].value_counts() > 1).sum() < 2:
         raise BadInput(
-            f"--limit {limit} leaves fewer than two classes with two images, of {turn.eq(0).sum()} "
-            f"classes: give {2 * turn.eq(0).sum()} or more"
+            f"--limit {limit} leaves fewer than two classes with two images, of {classes} "
+            f"classes: give {2 * classes} or more"
         )
     transform, stored = transform_of(features), StoredImages.of(features.store)
     unusable_masks: dict[str, list[str]] = {}

@@ -205,9 +205,16 @@ class Forward:
         # A network is anybody's code: one made for single images raises anything for two.
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            types = {str(one.dtype)[6:] for one in self.network.module.parameters()} - {"float32"}
+            advice = "it must take several images at a time"
+            if types:
+                advice = (
+                    f"its weights are {', '.join(sorted(types))} and images are float32: end its "
+                    "factory with .float(); --precision computes in another type"
+                )
             raise BadInput(
-                f"network {self.network.name} fails on a batch of {REPEATED} images ({reason}): it "
-                "must take several images at a time"
+                f"network {self.network.name} fails on a batch of {REPEATED} images ({reason}): "
+                f"{advice}"
             ) from error
         if differing:
             calls = random_calls(self.network.module, self.size)

@@ -126,7 +126,7 @@ def every_class(
     """
     import pandas as pd
 
-    from alike.analysis.explain import class_likeness, class_panel
+    from alike.analysis.explain import class_likeness, class_panel, classes_left_out
 
     rows: list[dict[str, Any]] = []
     arrays = {}
@@ -139,7 +139,29 @@ def every_class(
         arrays[f"{one.label}/to_class"] = one.mean_map
         arrays[f"{one.label}/telling"] = one.telling_map
         keep(f"class-{one.label}", class_panel(features, one))
-    return Part(pd.DataFrame(rows), arrays=arrays)
+    notes = classes_left_out(features, split, [row["class"] for row in rows])
+    return Part(pd.DataFrame(rows), arrays=arrays, notes=notes)
+
+
+def joined_arrays(parts: "Iterable[Mapping[str, Any]]") -> dict[str, Any]:
+    """The maps of several questions by their names.
+
+    Raises:
+        BadInput: a class that is named as an image is numbered.
+    """
+    from alike.extract.errors import BadInput
+
+    arrays: dict[str, Any] = {}
+    for part in parts:
+        both = sorted(arrays.keys() & part.keys())
+        if both:
+            label = both[0].split("/")[0]
+            raise BadInput(
+                f"maps {both[0]!r} would be of an image and of the class {label!r}: ask for images "
+                "and for classes one after the other"
+            )
+        arrays |= part
+    return arrays
 
 
 def graded(

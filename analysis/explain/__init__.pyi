@@ -1,6 +1,7 @@
 from .all_images import explain_set as explain_set
 from .classes import class_likeness as class_likeness
 from .classes import class_panel as class_panel
+from .classes import classes_left_out as classes_left_out
 from .classes import confused_panel as confused_panel
 from .classes import images_to_class as images_to_class
 from .classes import keep_confused as keep_confused
@@ -27,6 +28,7 @@ from .images import explain_images as explain_images
 from .inputs import evaluating as evaluating
 from .inputs import network_for as network_for
 from .inputs import ready_module as ready_module
+from .inputs import turns_in_classes as turns_in_classes
 from .likeness_maps import difference as difference
 from .likeness_maps import likeness as likeness
 from .likeness_maps import position_pairs as position_pairs

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from alike.analysis.explain.explain import explain_batch, explainer
-from alike.analysis.explain.inputs import class_name, network_for, worker_network
+from alike.analysis.explain.inputs import class_name, network_for, turns_in_classes, worker_network
 from alike.extract.documents import read_npz
 from alike.extract.embedding import MapBlocks
 from alike.extract.frames import StoredImages
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PART = 256
 _WAY_OUT = "delete it and run `alike explain --all` again"
 # Raise it when a method gives other maps than before, so that stored ones are not taken for them.
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def explain_set(
         network: from `load_network`; its weights must be those of the features.
         methods: names of `EXPLAINERS`.
         split: `train`, `held_out` or None for both.
-        limit: only the first images of each class, about this many in all.
+        limit: only so many, spread evenly over the classes by the ids of their images.
         batch_size: images explained at a time.
         map_parts: explains parts of up to `PART` images: `map`, or the like of it on workers, which
             load the network that made the features.
@@ -117,8 +117,8 @@ def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, np
 def _limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
     if limit is None or limit >= len(table):
         return table
-    place = table.groupby(table["label"].fillna("")).cumcount()
-    return table.loc[place.sort_values(kind="stable").index[:limit]].sort_values("row")
+    order = np.lexsort((table["image_id"], turns_in_classes(table)))
+    return table.iloc[order[:limit]].sort_values("row")
 
 
 def _hash(part: pd.DataFrame) -> str:

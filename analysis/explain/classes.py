@@ -78,8 +78,7 @@ def class_likeness(
     """
     if "last_conv" not in features.arrays:
         raise BadInput(f"{features.key} has no maps: extract with --taps last_conv")
-    table = features.table(split, names=["gap", "last_conv"])
-    table = table[table["label"].notna()]
+    table = labelled(features, split)
     counts = table["label"].value_counts()
     missing = sorted(set(labels or ()) - set(counts.index))
     if missing:
@@ -100,6 +99,35 @@ def class_likeness(
         ]
         both = [np.concatenate(blocks) for blocks in zip(*maps, strict=True)]
         yield ClassLikeness(str(label), rows, both[0], both[1])
+
+
+def labelled(features: "Features", split: str | None = None) -> pd.DataFrame:
+    """The images with a label that have maps, as `class_likeness` compares them."""
+    table = features.table(split, names=["gap", "last_conv"])
+    return table[table["label"].notna()]
+
+
+def classes_left_out(features: "Features", split: str | None, shown: Iterable[str]) -> list[str]:
+    """Say which classes `class_likeness` has no answer for.
+
+    Args:
+        features: of a store with `last_conv`.
+        split: as it was asked for.
+        shown: classes that it gave.
+
+    Returns:
+        One line, or none.
+
+    Raises:
+        BadInput: no class was given.
+    """
+    left = set(labelled(features, split)["label"]) - set(shown)
+    if not set(shown):
+        raise BadInput(
+            "classes are compared with each other: expected two or more, one of them with two "
+            f"images in this split; there are {_some(left) or 'none'}"
+        )
+    return [f"classes of one image, which is like no other: {_some(left)}"] if left else []
 
 
 def _some(classes: Iterable[str]) -> str:
@@ -150,7 +178,8 @@ def images_to_class(
 ) -> tuple[list[Pixels], ClassLikeness]:
     """Say what makes given images like a class, and what makes them like all others.
 
-    An image that is itself stored under the class is compared with the other images of it.
+    An image that is itself stored is compared with the other images of its class, be it this one
+    or another.
 
     Args:
         images: paths, encoded bytes, or uint8 tensors (3, H, W).
@@ -159,10 +188,12 @@ def images_to_class(
         label: the class.
 
     Returns:
-        What the network saw of each image, and their shares; `rows` are -1 where none is stored.
+        What the network saw of each image, and their shares; `rows` are -1 for images
+        that are not stored under the class.
 
     Raises:
-        BadInput: no such class, one class only, or a class of which the image is all there is.
+        BadInput: no such class, one class only, a class of which the image is all there is, or
+            images whose maps are of several sizes.
     """
     table = features.table(names=["gap"])
     table = table[table["label"].notna()].reset_index(drop=True)
@@ -173,22 +204,29 @@ def images_to_class(
             f"{_some(set(table['label']))}"
         )
     units = unit(features.read("gap", table["row"].to_numpy()))
-    place = {name: at for at, name in enumerate(table["image_id"]) if own[at]}
+    place = {name: at for at, name in enumerate(table["image_id"])}
     frames, rows, shares = [], [], []
     for image in images:
         # Read once: the bytes of a URL are asked for by both lines below.
         source = image if isinstance(image, Tensor) else read_image(image)
         frame = framed(source, network)
         at = -1 if isinstance(source, Tensor) else place.get(source.image_id, -1)
-        members = own.copy()
+        members, others = own.copy(), ~own
         if at >= 0:
-            members[at] = False
-        if not members.any():
-            raise BadInput(f"class {label!r} has no other image than the one given: add some")
-        directions = (units[members].mean(axis=0), units[~own].mean(axis=0))
+            # Its cosine with itself, 1, tells nothing of either.
+            members[at] = others[at] = False
+        for some, of in ((members, f"class {label!r} has"), (others, "the other classes have")):
+            if not some.any():
+                raise BadInput(f"{of} no other image than the one given: add some")
+        directions = (units[members].mean(axis=0), units[others].mean(axis=0))
         feature_map = last_map(network, frame)[None]
         shares.append([likeness_to(feature_map, direction)[0] for direction in directions])
-        rows.append(-1 if at < 0 else int(table["row"][at]))
+        if shares[-1][0].shape != shares[0][0].shape:
+            sizes = " and ".join("x".join(map(str, s[0].shape)) for s in (shares[0], shares[-1]))
+            raise BadInput(
+                f"images of several sizes have maps of several ({sizes}): ask for them one by one"
+            )
+        rows.append(int(table["row"][at]) if at >= 0 and own[at] else -1)
         frames.append(frame.permute(1, 2, 0).numpy())
     both = [np.stack(maps) for maps in zip(*shares, strict=True)]
     return frames, ClassLikeness(label, np.array(rows), both[0], both[1])

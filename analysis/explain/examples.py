@@ -11,7 +11,7 @@ import torch
 
 from alike.analysis.explain.explain import explain_batch
 from alike.analysis.explain.file_names import DIGEST, EXAMPLES, EXPLAINER
-from alike.analysis.explain.inputs import network_for
+from alike.analysis.explain.inputs import network_for, turns_in_classes
 from alike.analysis.explain.overlay import heat_image
 from alike.analysis.explain.pair import stored_frames
 from alike.extract.errors import BadInput
@@ -79,9 +79,9 @@ def example_images(table: pd.DataFrame, count: int) -> pd.DataFrame:
         table: with `image_id` and `label`.
         count: at most so many.
     """
-    ordered = table[table["label"].notna()].sort_values("image_id")
-    turn = ordered.groupby("label").cumcount()
-    return ordered.assign(turn=turn).sort_values(["turn", "label"]).head(count)
+    labelled = table[table["label"].notna()].sort_values("image_id")
+    turn = turns_in_classes(labelled)
+    return labelled.assign(turn=turn).sort_values(["turn", "label"]).head(count)
 
 
 def _explained(

@@ -273,8 +273,19 @@ def explain_batch(
     device = next(network.module.parameters(), torch.empty(0)).device
     for start in range(0, len(images), batch_size):
         frames = [framed(source, network) for source in images[start : start + batch_size]]
-        batch = network.transform.normalise(torch.stack(frames)).to(device)
-        yield from _explain_frames(frames, batch, network, method, _part(target, start, batch_size))
+        part = _part(target, start, batch_size)
+        # Without --resize a network sees images in their own sizes; a pass is of one size.
+        sizes: dict[torch.Size, list[int]] = {}
+        for at, frame in enumerate(frames):
+            sizes.setdefault(frame.shape, []).append(at)
+        explained: dict[int, Explanation] = {}
+        for places in sizes.values():
+            some = [frames[at] for at in places]
+            batch = network.transform.normalise(torch.stack(some)).to(device)
+            wanted = part if part is None or isinstance(part, int | str) else _at(part, places)
+            found = _explain_frames(some, batch, network, method, wanted)
+            explained |= dict(zip(places, found, strict=True))
+        yield from (explained[at] for at in range(len(frames)))
 
 
 def _explain_frames(
@@ -312,6 +323,11 @@ def _part(
     target: int | str | Sequence[int] | None, start: int, length: int
 ) -> int | str | Sequence[int] | None:
     return target if target is None or isinstance(target, int | str) else target[start:][:length]
+
+
+def _at(targets: Sequence[int], places: Sequence[int]) -> Sequence[int]:
+    """The classes of some images; all that there are if the number of classes is another."""
+    return [targets[at] for at in places] if places[-1] < len(targets) else targets
 
 
 def _predicted(scores: Tensor) -> Tensor:

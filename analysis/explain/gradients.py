@@ -16,7 +16,14 @@ from torch.overrides import TorchFunctionMode
 
 from alike.analysis.explain.tokens import last_read_tokens
 from alike.extract.errors import BadInput
-from alike.extract.networks import Tap, TappedNetwork, first_tensor, function_name, taps_at
+from alike.extract.networks import (
+    Tap,
+    TappedNetwork,
+    first_tensor,
+    function_name,
+    in_places,
+    taps_at,
+)
 
 Target = Tensor | Callable[[Tensor], Tensor]
 
@@ -70,6 +77,8 @@ def _linear_cam(
     if not weight.any():
         # Any map would pass the check below: its mean is 0, and so is the score less the bias.
         raise DoesNotFit(f"no CAM for {type(module).__name__}: {ZERO_HEAD}")
+    # A network may pool in another type than its classifier computes in.
+    maps = maps.to(weight.dtype)
     _check_head(module, nn.functional.linear(maps.mean((2, 3)), weight, bias), logits)
     return torch.einsum("bc,bchw->bhw", weight[chosen(target, logits)], maps)
 
@@ -284,7 +293,9 @@ class _Argument(TorchFunctionMode):
         if self.leaf is None and function_name(func) == self.tap.function:
             reached = self.calls == self.tap.occurrence
             self.calls += 1
-        if reached and isinstance(args[0], Tensor):
+        if reached:
+            args, kwargs = in_places(args, kwargs)
+        if reached and args and isinstance(args[0], Tensor):
             self.leaf = args[0].detach().requires_grad_()
             torch.set_grad_enabled(True)
             args = (self.leaf, *args[1:])

@@ -175,6 +175,11 @@ def explain_images(
     for method in of_one:
         explainer(method)
     likeness = bool(of_two) or LIKENESS in methods
+    if pairs and not (of_two and len(images) > 1):
+        raise BadInput(
+            f"pairs of places are of two images, by one of {', '.join(PAIR_EXPLAINERS)}: give both "
+            "images, and one of these methods"
+        )
     if len(images) < 2 and likeness and not of_one:
         raise BadInput("likeness compares two images: give a second one, or a class: --like LABEL")
     if len(images) > 2 and likeness and not of_one:

@@ -15,6 +15,9 @@ from alike.extract.frames import ImageLike, read_image
 from alike.extract.networks import folded, taps_at
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
     from alike.extract.networks import Network
     from alike.extract.store import Features
 
@@ -43,6 +46,9 @@ def class_indices(
         names = _names(network, scores.shape[1])
         if target not in names and not target.isdecimal():
             raise BadInput(f"no class {target!r} in {network.name}: give an index or a class name")
+        if names.count(target) > 1:
+            alike = ", ".join(str(index) for index, name in enumerate(names) if name == target)
+            raise BadInput(f"{target!r} is the name of classes {alike}: give one by its index")
         target = names.index(target) if target in names else int(target)
     if isinstance(target, Sequence | np.ndarray | Tensor):
         wanted = [int(one) for one in target]
@@ -108,6 +114,27 @@ def worker_network(features: "Features") -> "Network":
     from alike.extract.networks import Extraction, network_of
 
     return network_for(features, network_of(Extraction.from_dict(features.attrs), trusted=True))
+
+
+def turns_in_classes(table: "pd.DataFrame") -> "npt.NDArray[np.int64]":
+    """Place (N,) of each image among those of its class, the smallest id first.
+
+    By content and label alone: files may be renamed, and come in another order.
+
+    Args:
+        table: with image_id and label.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"image_id": ["b", "c", "a"], "label": ["cat", "dog", "cat"]})
+        >>> turns_in_classes(table).tolist()
+        [1, 0, 0]
+    """
+    labels = table["label"].fillna("").to_numpy()
+    order = np.lexsort((labels, table["image_id"].to_numpy()))
+    turns = np.empty(len(table), dtype=np.int64)
+    turns[order] = table.iloc[order].groupby(labels[order]).cumcount()
+    return turns
 
 
 _READY: WeakKeyDictionary[nn.Module, tuple[object, nn.Module]] = WeakKeyDictionary()

@@ -184,8 +184,9 @@ def by_gradient(
 def by_path(
     module: nn.Module, batch: Tensor, other: Tensor, embedding: Embedding, limits: Limits
 ) -> Tensor:
-    """Integrated gradients from the blurred image; they sum to what the blur takes away.
+    """Integrated gradients from the blurred image; they sum to about what the blur takes away.
 
+    The way is steepest near its start, where few of the steps are: the sum misses some 15 %.
     Sundararajan, Taly and Yan 2017, the middle of each of `STEPS` parts of the straight way.
     """
     start = blurred(batch)
@@ -387,13 +388,20 @@ def pixel_likeness(
     size = (int(inputs[0].shape[-2]), int(inputs[0].shape[-1]))
     module = embedding.ready(network.module, size)
     vectors = [embedding.vectors(module, one) for one in inputs]
-    limits = pixel_limits(inputs[0], network.transform.mean, network.transform.std)
+    if vectors[0].shape != vectors[1].shape:
+        lengths = " and ".join(str(one.shape[1]) for one in vectors)
+        raise DoesNotFit(
+            f"{embedding.measure.name} gives vectors of {lengths} numbers for images of two "
+            f"sizes: choose a pooled measure such as {USUAL}"
+        )
+    transform = network.transform
+    limits = [pixel_limits(one, transform.mean, transform.std) for one in inputs]
     maps = [
-        relevance_to(module, one, other, method, embedding, limits=limits)[0]
-        for one, other in zip(inputs, reversed(vectors), strict=True)
+        relevance_to(module, one, other, method, embedding, limits=ends)[0]
+        for one, other, ends in zip(inputs, reversed(vectors), limits, strict=True)
     ]
     value = float(embedding.similarity(vectors[0], vectors[1]))
-    of_pairs = _pairs(module, inputs, method, embedding, limits) if pairs else None
+    of_pairs = _pairs(module, inputs, method, embedding, limits[0]) if pairs else None
     on_a, on_b = (one.float().cpu().numpy() for one in maps)
     return PixelLikeness(method, embedding.measure.name, value, on_a, on_b, of_pairs)
 

@@ -28,7 +28,8 @@ def last_read_tokens(
 ) -> str:
     """Path of the last module whose output holds tokens of patches that the scores depend on.
 
-    Found by one pass of one image, and remembered for as long as the module lives.
+    Found by one pass of one image, and remembered for as long as the module lives. That there is
+    none is not: scores of a classifier whose weights are still zero depend on no token.
 
     Args:
         module: in eval mode.
@@ -41,7 +42,7 @@ def last_read_tokens(
     """
     size = (int(batch.shape[-2]), int(batch.shape[-1]))
     paths = _PATHS.setdefault(module, {})
-    if size not in paths:
+    if not paths.get(size):
         paths[size] = _search(module, batch[:1], tap, score)
     return paths[size]
 

@@ -6,6 +6,7 @@ from .capture import choose_taps as choose_taps
 from .capture import computed_taps as computed_taps
 from .capture import first_tensor as first_tensor
 from .capture import function_name as function_name
+from .capture import in_places as in_places
 from .capture import small_pixels as small_pixels
 from .checkpoints import read_checkpoint as read_checkpoint
 from .extraction import Extraction as Extraction

@@ -168,6 +168,23 @@ def function_name(func: Callable[..., Any]) -> str:
     return getattr(func, "__name__", type(func).__name__)
 
 
+def in_places(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a torch function, `input` and `other` in their places if they were named.
+
+    Example:
+        >>> in_places((), {"input": 1, "other": 2, "alpha": 3})
+        ((1, 2), {'alpha': 3})
+    """
+    named = dict(kwargs or {})
+    for place, name in enumerate(("input", "other")):
+        # Of `where`, the condition comes before both.
+        if len(args) == place and name in named and (not place or "input" not in named):
+            args = (*args, named.pop(name))
+    return args, named
+
+
 def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
     """The first tensor among arguments, looking into lists, tuples and dicts; None if none."""
     for value in (*args, *(kwargs or {}).values()):

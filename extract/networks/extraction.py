@@ -33,8 +33,9 @@ class Extraction:
         weights_prefix: of their names, likewise.
         head: ``convolution`` if the pooled vector is classified by a 1x1 convolution, ``flattened``
             if the map is pooled after it was flattened, ``compared`` if the pooled vector is
-            compared with others position by position, else "". Features of before 0.2 lack it:
-            their ``last_conv`` and ``fc`` are other arrays.
+            compared with others position by position or pooled in two steps, ``channels_last`` if
+            channels that come last are known by the axes that are pooled alone, else "". Features
+            of before 0.2 lack it: their ``last_conv`` and ``fc`` are other arrays.
     """
 
     network: str

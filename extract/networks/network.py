@@ -27,6 +27,7 @@ from alike.extract.networks.outputs import TakeOutput, take_logits
 from alike.extract.networks.taps import (
     COMPARED,
     FLATTENED,
+    LAST,
     layer_taps,
     remember_taps,
     taps_at,
@@ -50,6 +51,7 @@ FORMER_HEADS: Mapping[str, str] = {
     "convolution": "a 1x1 convolution after the pooling was not taken for the classifier",
     FLATTENED: "a map that is flattened before it is pooled was taken for tokens",
     COMPARED: "a comparison of the pooled vector was taken for the pooling",
+    LAST: "channels that come last were taken for positions",
 }
 """What was assumed of a head before its mark was part of the key; see `Extraction.head`."""
 LAYERS = "layers"

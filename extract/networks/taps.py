@@ -32,6 +32,8 @@ POOLS = {
     *(f"{kind}_pool2d" for kind in ("adaptive_avg", "adaptive_max", "avg", "max", "lp")),
     *("mean", "amax", "logsumexp", "std_mean"),
 }
+REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "logsumexp", "std_mean", "std", "var"}
+"""What takes axes of its input, which are its first whole numbers."""
 ELEMENTWISE = {"relu", "relu_", "dropout", "gelu", "silu", "hardswish", "identity", "leaky_relu"}
 CHANNELS_LAST = {"layer_norm", "linear"}
 CHANNELS_FIRST = {"conv2d", "batch_norm", "group_norm", "adaptive_avg_pool2d", "max_pool2d"}
@@ -39,7 +41,7 @@ MAX_PREFIX = 16
 TOKENS_NOTE = "tokens before the pooling, as a grid; {prefix} prefix token(s) dropped"
 CONV_HEAD_NOTE = "convolutional classifier: last_conv is what enters it, fc is its mean"
 FLAT_NOTE = "no global pooling: last_conv is the map that is flattened into the first Linear"
-FLATTENED, COMPARED = "flattened", "compared"
+FLATTENED, COMPARED, LAST = "flattened", "compared", "channels_last"
 HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
 
 
@@ -119,10 +121,18 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     linears: list[Call] = []
     pool: Call | None = None
     head = ""
+    axes: set[int] | None = None
+    pooling: Call | None = None
     for call in trace.back(trace.output):
         if _is_linear(call):
             linears.append(call)
         elif _takes_positions(call):
+            steps = _in_two_steps(trace, call)
+            if steps is not None and steps[1] in ({1, 2}, {2, 3}):
+                (pool, axes), pooling = steps, call
+                # Of channels first it has had this mark.
+                head = LAST if axes == {1, 2} else COMPARED
+                break
             flattening = _flattening(trace, call)
             if flattening is not None:
                 pool, head = flattening, FLATTENED
@@ -136,10 +146,13 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
             adaptive = earlier is not None and earlier.function.startswith("adaptive_")
             pool = earlier if adaptive else call
             break
+        elif _flattens_map(call, last=True):
+            head = LAST
     if pool is None:
         return _vectors(trace, linears)
     flat = "" if not _flattens_map(pool) else FLAT_NOTE
-    last_conv = replace(_map_tap(pool, example, flat), head=head)
+    last_conv = _map_tap(pool, example, flat, axes)
+    last_conv = replace(last_conv, head=head or last_conv.head)
     if linears:
         return [last_conv, *_vectors(trace, linears)]
     convolution = _conv_classifier(trace, pool)
@@ -151,7 +164,8 @@ def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:
     if head == FLATTENED:
         # What the flattening gives still has positions.
         return [last_conv, replace(last_conv, name="fc", shape=last_conv.shape[:1], pooled=True)]
-    place = (pool.function, pool.occurrence, "output", "vector", (pool.result[0].numel(),))
+    last = pooling or pool
+    place = (last.function, last.occurrence, "output", "vector", (last.result[0].numel(),))
     return [last_conv, Tap("fc", *place, note=HEADLESS_NOTE)]
 
 
@@ -181,6 +195,8 @@ def _keeps_channels(call: Call) -> bool:
     A comparison of a vector with prototypes gives one number for each of these instead.
     """
     value, result = call.input, call.result
+    if _axes_taken(call) == {2}:
+        return False
     return result[0].numel() == value.shape[2] and (value.shape[1] > 1 or call.function in POOLS)
 
 
@@ -203,14 +219,14 @@ def _one_vector(value: torch.Tensor) -> bool:
     return value[0].numel() in (value.shape[-1], value.shape[1]) and value.ndim >= 2
 
 
-def _flattens_map(call: Call) -> bool:
+def _flattens_map(call: Call, *, last: bool = False) -> bool:
+    """Whether a call makes a vector of a map, or (`last`) of a pooled map of channels last."""
     value, result = call.input, call.result
-    return (
-        value.ndim == 4
-        and result.ndim == 2
-        and value.numel() == result.numel() > 0
-        and (value.shape[2] * value.shape[3] > 1)
-    )
+    if value.ndim != 4 or result.ndim != 2 or not value.numel() == result.numel() > 0:
+        return False
+    # A pooled map whose positions stay as axes is a vector already.
+    pooled = value.shape[1] == value.shape[2] == 1
+    return value.shape[2] * value.shape[3] > 1 and pooled == last
 
 
 def _conv_classifier(trace: Trace, pool: Call) -> Call | None:
@@ -223,7 +239,7 @@ def _conv_classifier(trace: Trace, pool: Call) -> Call | None:
     return None
 
 
-def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
+def _map_tap(call: Call, example: torch.Tensor, note: str, axes: set[int] | None = None) -> Tap:
     value = call.input
     if value.ndim == 3:
         height, width, prefix = _grid(value.shape[1], example)
@@ -231,13 +247,45 @@ def _map_tap(call: Call, example: torch.Tensor, note: str) -> Tap:
         tokens_note = TOKENS_NOTE.format(prefix=prefix)
         place = (call.function, call.occurrence, "input", "tokens", shape)
         return Tap("last_conv", *place, prefix=prefix, note=tokens_note)
-    channels_last = call.function in POOLS and call.result.shape[1] != value.shape[1]
+    by_shape = call.function in POOLS and call.result.shape[1] != value.shape[1]
+    axes = axes or _axes_taken(call)
+    known = axes in ({1, 2}, {2, 3})
+    channels_last = axes == {1, 2} if known else by_shape
     layout = "nhwc" if channels_last else "nchw"
     row = tuple(value.shape[1:])
     channels_first = (row[2], *row[:2]) if channels_last else row
+    # The key tells these features from those of an earlier release, which went by the shape alone.
+    head = LAST if channels_last and not by_shape else ""
     return Tap(
-        "last_conv", call.function, call.occurrence, "input", layout, channels_first, note=note
-    )
+        "last_conv", call.function, call.occurrence, "input", layout, channels_first, note=note,
+        head=head,
+    )  # fmt: skip
+
+
+def _axes_taken(call: Call) -> set[int] | None:
+    """The axes that a mean or its kin is over; None if its arguments do not say.
+
+    Shapes do not tell channels from rows where there are as many.
+    """
+    if call.function not in REDUCTIONS:
+        return None
+    for value in call.args[1:]:
+        axes = value if isinstance(value, list | tuple) else [value]
+        if axes and all(type(axis) is int for axis in axes):
+            return {axis % call.input.ndim for axis in axes}
+    return None
+
+
+def _in_two_steps(trace: Trace, call: Call) -> tuple[Call, set[int]] | None:
+    """What takes the first of two axes of a map (N, ?, ?, ?), and both; None if none does."""
+    earlier, then = next(trace.before(call), None), _axes_taken(call)
+    if earlier is None or then is None or (earlier.input.ndim, earlier.result.ndim) != (4, 3):
+        return None
+    first = _axes_taken(earlier)
+    if first is None or len(first) != 1 or len(then) != 1:
+        return None
+    axis, second = *first, *then
+    return earlier, {axis, second if second < axis else second + 1}
 
 
 def _module_before(trace: Trace, tap: Tap) -> str:

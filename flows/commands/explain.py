@@ -1,5 +1,7 @@
 """`alike explain`: where in an image the evidence lies, and where two images are alike."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,7 +140,7 @@ def register(app: typer.Typer) -> None:
             chosen.store.require_writable()
         names = names_of(methods)
         answers: dict[str, Any] = {}
-        maps: dict[str, Any] = {}
+        maps: list[Mapping[str, Any]] = []
         left_out: list[str] = []
         if like is not None and images:
             answers["like"] = _like(chosen, images, like, to, maps, as_json)
@@ -172,7 +174,7 @@ def _images(
     images: list[str],
     asked: tuple[list[str] | None, str | None, str | None, bool],
     to: Path | None,
-    maps: dict[str, Any],
+    maps: list[Mapping[str, Any]],
     quiet: bool,
 ) -> dict[str, Any]:
     """Explain given images; `asked` are methods, target, measure and whether pairs are shown."""
@@ -190,7 +192,7 @@ def _images(
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
     ]
-    maps |= result.arrays
+    maps.append(result.arrays)
     if not quiet:
         if len(result.table):
             print_table(result.table)
@@ -210,7 +212,12 @@ def numbered(images: list[str]) -> list[str | int]:
 
 
 def _like(
-    chosen: Any, images: list[str], label: str, to: Path | None, maps: dict[str, Any], quiet: bool
+    chosen: Any,
+    images: list[str],
+    label: str,
+    to: Path | None,
+    maps: list[Mapping[str, Any]],
+    quiet: bool,
 ) -> dict[str, Any]:
     from alike.flows.console import print_table
     from alike.flows.explaining import like_class
@@ -220,7 +227,7 @@ def _like(
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
     ]
-    maps |= result.arrays
+    maps.append(result.arrays)
     if not quiet:
         print_table(result.table, f"mean cosine to the images of {label}, and to all others")
         _say(files)
@@ -257,7 +264,7 @@ def _all(
 
 
 def _classes(
-    chosen: Any, split: str | None, to: Path | None, maps: dict[str, Any], quiet: bool
+    chosen: Any, split: str | None, to: Path | None, maps: list[Mapping[str, Any]], quiet: bool
 ) -> dict[str, Any]:
     from alike.flows.console import print_table
     from alike.flows.explaining import every_class
@@ -266,11 +273,13 @@ def _classes(
     result = every_class(
         chosen, split, lambda what, picture: files.append(_write(chosen, to, what, picture))
     )
-    maps |= result.arrays
+    maps.append(result.arrays)
     if not quiet:
         print_table(result.table, "mean cosine to the other images of the class")
+        for note in result.notes:
+            typer.echo(f"left out: {note}")
         _say(files)
-    return {"classes": result.table, "files": files}
+    return {"classes": result.table, "left_out": result.notes, "files": files}
 
 
 def _confused(
@@ -329,7 +338,8 @@ def _grade(
 
     def announce(found: dict[str, Any]) -> None:
         costs.update({name: vars(cost) for name, cost in found.items()})
-        typer.echo(cost_line(found), err=quiet)
+        if found:
+            typer.echo(cost_line(found), err=quiet)
 
     with cluster_jobs(cluster) as jobs, progress_bars() as progress:
         tables = graded(
@@ -349,12 +359,14 @@ def _grade(
     return {**tables, "cost": costs}
 
 
-def _keep(file: Path, maps: dict[str, Any], quiet: bool) -> str:
+def _keep(file: Path, parts: list[Mapping[str, Any]], quiet: bool) -> str:
     import numpy as np
 
     from alike.extract.errors import BadInput
     from alike.extract.replacing import aside
+    from alike.flows.explaining import joined_arrays
 
+    maps = joined_arrays(parts)
     if not maps:
         raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
     with aside(file) as part, part.open("wb") as sink:
@@ -370,6 +382,9 @@ def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
     from alike.extract.replacing import aside
 
     file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    if file != name:
+        # Labels that differ in other letters alone have pictures of their own.
+        file += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     if to is None:
         place = f"explanations/{chosen.key}/{file}.png"
         chosen.store.write_file(place, png(picture, {DIGEST: chosen.digest}))

@@ -5,6 +5,7 @@ Two runs, and twenty nights of the run alone, in one process without a server; w
 error.
 """
 
+import contextlib
 import os
 import sqlite3
 import sys
@@ -31,8 +32,13 @@ def measured(service):
     """What may grow: memory, open files, files and bytes on the disk."""
     serving, server = service.the("serving"), service.the("server")
     out = service.folder / "out"
-    files = [one for one in out.rglob("*") if one.is_file()]
-    own = [one for one in files if "prefect" not in one.relative_to(out).parts[0]]
+    sizes = {}
+    for one in out.rglob("*"):
+        # The server's leases come and go.
+        with contextlib.suppress(FileNotFoundError):
+            if one.is_file():
+                sizes[one] = one.stat().st_size
+    own = [one for one in sizes if "prefect" not in one.relative_to(out).parts[0]]
     return {
         "serving MB": serving.memory_info().rss / MB,
         "server MB": server.memory_info().rss / MB,
@@ -40,8 +46,8 @@ def measured(service):
         "server files": server.num_fds(),
         "processes": len(service.family()),
         "folder files": len(own),
-        "folder MB": sum(one.stat().st_size for one in own) / MB,
-        "database MB": sum(one.stat().st_size for one in set(files) - set(own)) / MB,
+        "folder MB": sum(sizes[one] for one in own) / MB,
+        "database MB": (sum(sizes.values()) - sum(sizes[one] for one in own)) / MB,
     }
 
 

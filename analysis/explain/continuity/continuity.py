@@ -10,7 +10,7 @@ that image, on both ends; for two real images each one's own predicted class.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -85,7 +85,8 @@ class Continuity:
             d log max / d log (1 / radius) of the noise balls, 0 continuous to 1 a jump; `contrast`
             is the mean over different-class pairs divided by that over same-class pairs: above 1,
             images of one class are explained more alike; `n_zero` counts maps that are all zero,
-            `n_images` the images that pairs start from.
+            `n_images` the images that pairs start from, `n_pairs` the pairs whose inputs differ:
+            equal ones (a flat image that is moved, a copy) have no ratio. NaN without pairs.
         examples: the worst pair of each row.
     """
 
@@ -118,7 +119,8 @@ def continuity(
         limits: the network's input for black and for white, see `relevance`.
         batch_size: images explained at a time.
         progress: told after each kind of pair.
-        tell: gets a line for each method that is left out, with the reason.
+        tell: gets a line for each method that is left out, with the reason, and for each kind of
+            pair of which some are of equal inputs.
 
     Raises:
         BadInput: fewer than two images, labels of another length, an unknown method, or none of
@@ -139,10 +141,15 @@ def continuity(
     base = network.maps(fitting, images, network.target)
     rows: dict[str, list[dict[str, object]]] = {method: [] for method in fitting}
     examples: dict[str, list[Example]] = {method: [] for method in fitting}
-    for done, pairs in enumerate(groups):
+    for done, group in enumerate(groups):
+        pairs = [_apart(network, part) for part in group]
+        lost = sum(len(part.first) for part in group) - sum(len(part.first) for part in pairs)
+        if lost:
+            of = f"{lost} of {lost + sum(len(part.first) for part in pairs)} pairs"
+            tell(f"{pairs[0].kind}: {of} are of equal inputs, which have no ratio")
         for method, (row, example) in _ratios(network, base, pairs).items():
             rows[method].append(row)
-            examples[method].append(example)
+            examples[method] += [example] if example else []
         progress("continuity", done + 1, len(groups), pairs[0].kind)
     table = pd.DataFrame([row for of_method in rows.values() for row in _contrasted(of_method)])
     table.insert(0, "network", name)
@@ -204,14 +211,31 @@ def _pooled(network: _Explained) -> npt.NDArray[np.floating]:
     return np.asarray(pooled.cpu().numpy())
 
 
+def _apart(network: _Explained, pairs: Pairs) -> Pairs:
+    """The pairs whose inputs differ: a flat image that is moved, and a copy, have no ratio."""
+    keep = (network.images[torch.as_tensor(pairs.first)] != _inputs(network, pairs)).flatten(1)
+    at = keep.any(1).cpu().numpy()
+    return replace(pairs, first=pairs.first[at], second=pairs.second[at])
+
+
+def _inputs(network: _Explained, pairs: Pairs) -> Tensor:
+    """The second inputs (M, 3, H, W) of pairs."""
+    if isinstance(pairs.second, Tensor):
+        return pairs.second
+    return network.images[torch.as_tensor(pairs.second)]
+
+
 def _ratios(
     network: _Explained, base: dict[str, Tensor], pairs: list[Pairs]
-) -> dict[str, tuple[dict[str, object], Example]]:
-    """The row and the worst pair of every method, for one kind of pair."""
+) -> dict[str, tuple[dict[str, object], Example | None]]:
+    """The row and the worst pair of every method, for one kind of pair; None without pairs."""
     ratios: dict[str, list[npt.NDArray[np.floating]]] = {method: [] for method in base}
-    n_zero, plain = dict.fromkeys(base, 0), dict.fromkeys(base, 0.0)
+    start = 0.0 if any(len(part.first) for part in pairs) else np.nan
+    n_zero, plain = dict.fromkeys(base, 0), dict.fromkeys(base, start)
     worst: dict[str, Example] = {}
     for part in pairs:
+        if not len(part.first):
+            continue
         first = torch.as_tensor(part.first)
         second, maps = _second(network, base, part)
         apart = (network.images[first].double() - second.double()).flatten(1).norm(dim=1).cpu()
@@ -231,7 +255,7 @@ def _ratios(
     return {
         method: (
             {**_row(method, pairs, ratios[method], n_zero[method]), "montavon": plain[method]},
-            worst[method],
+            worst.get(method),
         )
         for method in base
     }
@@ -241,11 +265,12 @@ def _second(
     network: _Explained, base: dict[str, Tensor], pairs: Pairs
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The second inputs (M, 3, H, W) of pairs, and their maps by every method."""
+    inputs = _inputs(network, pairs)
     if isinstance(pairs.second, Tensor):
         target = network.target[torch.as_tensor(pairs.first)]
-        return pairs.second, network.maps(list(base), pairs.second, target)
+        return inputs, network.maps(list(base), inputs, target)
     rows = torch.as_tensor(pairs.second)
-    return network.images[rows], {method: maps[rows] for method, maps in base.items()}
+    return inputs, {method: maps[rows] for method, maps in base.items()}
 
 
 def _contrasted(rows: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -253,18 +278,24 @@ def _contrasted(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     by_kind = {row["pairs"]: row for row in rows}
     if "same_class" in by_kind and "different_class" in by_kind:
         same, different = (by_kind[kind]["mean"] for kind in ("same_class", "different_class"))
-        by_kind["same_class"]["contrast"] = different / same  # type: ignore[operator]
+        # Maps that are all alike have no contrast.
+        if same > 0:  # type: ignore[operator]
+            by_kind["same_class"]["contrast"] = different / same  # type: ignore[operator]
     return rows
 
 
 def _row(
     method: str, pairs: list[Pairs], by_part: list[npt.NDArray[np.floating]], zero: int
 ) -> dict[str, object]:
+    kind, numbers = pairs[0].kind, dict.fromkeys(("max", "q99", "median", "mean"), np.nan)
+    if not by_part:
+        images = {"explainer": method, "pairs": kind, "n_images": 0, "n_pairs": 0}
+        return {**images, **numbers, "slope": np.nan, "contrast": np.nan, "n_zero": zero}
     ratios = np.concatenate(by_part)
     radii, maxima = [part.radius for part in pairs], [float(part.max()) for part in by_part]
     return {
         "explainer": method,
-        "pairs": pairs[0].kind,
+        "pairs": kind,
         "n_images": len(np.unique(pairs[0].first)),
         "n_pairs": len(ratios),
         "max": ratios.max(),

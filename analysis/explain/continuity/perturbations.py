@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from alike.analysis.explain.likeness_maps import unit
-
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 
@@ -85,7 +83,10 @@ def class_pairs(
         count: pairs of each kind, drawn with `seed`; fewer where there are fewer.
         seed: of the draw.
     """
-    cosines = unit(pooled) @ unit(pooled).T
+    lengths = np.linalg.norm(pooled.astype(np.float64), axis=1, keepdims=True)
+    # A vector of zeros, as of an image that no unit answers to, has cosine 0 with every other.
+    units = np.divide(pooled, lengths, out=np.zeros(pooled.shape), where=lengths > 0)
+    cosines = units @ units.T
     same = labels[:, None] == labels[None, :]
     np.fill_diagonal(same, False)
     generator = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from alike.analysis.explain.continuity.continuity import (
     continuity,
 )
 from alike.analysis.explain.file_names import DIGEST, PICTURE, TABLE
-from alike.analysis.explain.inputs import network_for, worker_network
+from alike.analysis.explain.inputs import network_for, turns_in_classes, worker_network
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.pair import stored_frames
@@ -218,6 +218,6 @@ def _panel_images(example: Example, transform: "Transform") -> list[PanelImage]:
 def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
     if len(table) < 2:
         raise BadInput(f"{len(table)} images in this split: continuity needs two or more")
-    place = table.groupby(table["label"].fillna("")).cumcount()
+    place = turns_in_classes(table)
     order = np.lexsort((table["image_id"], place))[:count]
     return table.iloc[order]

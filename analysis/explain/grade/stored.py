@@ -15,7 +15,13 @@ from alike.analysis.explain.grade.cost import GradeCost, forward_passes, timed_c
 from alike.analysis.explain.grade.grade import SIDE, Grading, grade
 from alike.analysis.explain.grade.pairs import KINDS, PAIR_METHODS, grade_pairs, maps_to, pairs_of
 from alike.analysis.explain.gradients import DoesNotFit
-from alike.analysis.explain.inputs import evaluating, network_for, ready_module, worker_network
+from alike.analysis.explain.inputs import (
+    evaluating,
+    network_for,
+    ready_module,
+    turns_in_classes,
+    worker_network,
+)
 from alike.analysis.explain.likeness_pixels import USUAL, embedding_of
 from alike.analysis.explain.lrp import pixel_limits
 from alike.analysis.explain.pair import stored_frames
@@ -122,7 +128,7 @@ def _images_of(
     table = features.table(split)
     if len(table) < 2:
         raise BadInput(f"{len(table)} images in this split: a grade needs two or more")
-    place = table.groupby(table["label"].fillna("")).cumcount()
+    place = turns_in_classes(table)
     table = table.iloc[np.lexsort((table["image_id"], place))[:n_images]]
     rows = table["row"].tolist()
     return _ImageGrades(features, network_for(features, network), rows, grading or Grading())

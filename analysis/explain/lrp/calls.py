@@ -136,7 +136,9 @@ def _add(
 ) -> Tensor:
     signals.refuse_gates("add", tensors_in((a, b)))
     if a in signals and b in signals:
-        result: Tensor = Sum.apply(a, b if alpha == 1 else b * alpha, signals.composite.sums)
+        # A factor hands relevance on unchanged; its gradient would multiply it.
+        term = b if alpha == 1 else Pass.apply(b, b.detach() * alpha)
+        result: Tensor = Sum.apply(a, term, signals.composite.sums)
         return result
     with torch.no_grad():
         y = _plain(a) + alpha * _plain(b)
@@ -144,10 +146,12 @@ def _add(
     return constant
 
 
-def _subtract(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+def _subtract(
+    signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, *, alpha: float = 1
+) -> Tensor:
     if b in signals:
         raise signals.no_rule("sub", "a signal is subtracted")
-    return _add(signals, func, a, -b)
+    return _add(signals, func, a, -b, alpha=alpha)
 
 
 def _multiply(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:

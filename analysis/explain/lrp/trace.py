@@ -26,7 +26,7 @@ from alike.analysis.explain.lrp.calls import (
 )
 from alike.analysis.explain.lrp.functions import Pass
 from alike.analysis.explain.lrp.signals import Signals, tensors_in
-from alike.extract.networks import function_name
+from alike.extract.networks import function_name, in_places
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -48,7 +48,7 @@ class RelevanceMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         signals = self.signals
-        values, options = signals.current(args), signals.current(kwargs or {})
+        values, options = in_places(signals.current(args), signals.current(kwargs or {}))
         inputs = tensors_in((*values, *options.values()))
         if not any(value in signals for value in inputs):
             with torch.no_grad():

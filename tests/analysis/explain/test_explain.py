@@ -233,6 +233,13 @@ def test_a_class_by_number_or_name(target):
     assert class_indices(few, target, torch.zeros(2, 3)).tolist() == [1, 1]
 
 
+def test_a_name_of_two_classes_names_neither():
+    twins = SimpleNamespace(class_names=("crane", "tench", "crane"), name="birds")
+    with pytest.raises(BadInput, match="'crane' is the name of classes 0, 2: give one by its"):
+        class_indices(twins, "crane", torch.zeros(1, 3))
+    assert class_indices(twins, "2", torch.zeros(1, 3)).tolist() == [2]
+
+
 def test_the_name_of_a_class_goes_before_the_index_of_another():
     few = SimpleNamespace(name="n", class_names=("5", "7", "0"))
     assert class_indices(few, "0", torch.zeros(1, 3)).tolist() == [2]
@@ -331,6 +338,20 @@ def test_a_map_that_is_flattened_before_it_is_pooled_is_explained_alike(method):
     images, target = batch(side=12), torch.tensor([2, 0])
     found = relevance(Flattened().eval(), images, method, target)
     torch.testing.assert_close(found, relevance(Head().eval(), images, method, target))
+
+
+def test_cam_of_a_map_that_is_pooled_in_another_type():
+    class Double(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.conv(x).double().mean((2, 3)).float())
+
+    module, images = Double().eval(), batch()
+    total = relevance(module, images, "cam", torch.tensor([0, 1])).mean((1, 2)) + module.out.bias
+    torch.testing.assert_close(total, module(images)[[0, 1], [0, 1]])
 
 
 def test_cam_of_class_maps_pooled_by_mean():

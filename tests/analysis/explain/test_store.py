@@ -7,6 +7,8 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,20 +16,22 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from alike.analysis.explain.all_images import explain_set, stored_relevance
+from alike.analysis.explain.all_images import _limited, explain_set, stored_relevance
 from alike.analysis.explain.classes import (
     class_likeness,
+    classes_left_out,
     confused_pairs,
     images_to_class,
     keep_confused,
 )
 from alike.analysis.explain.continuity.continuity import Sampling
-from alike.analysis.explain.continuity.stored import continuity_of, read_continuity
+from alike.analysis.explain.continuity.stored import _spread, continuity_of, read_continuity
 from alike.analysis.explain.examples import example_images, keep_examples
-from alike.analysis.explain.explain import EXPLAINERS, explain
+from alike.analysis.explain.explain import EXPLAINERS, explain, explain_batch
+from alike.analysis.explain.grade import stored as stored_grading
 from alike.analysis.explain.images import explain_images
 from alike.analysis.explain.inputs import network_for
-from alike.analysis.explain.likeness_pixels import pixel_likeness
+from alike.analysis.explain.likeness_pixels import embedding_of, pixel_likeness
 from alike.analysis.explain.overlay import (
     AGAINST,
     FOR,
@@ -42,10 +46,13 @@ from alike.analysis.report.explanations import explanations_section
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
+from alike.extract.networks.transform import Transform
 from alike.extract.panels import SIDE, PanelImage, panel, png
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 from alike.flows.cli import main
+from alike.flows.commands.explain import _write
+from alike.flows.explaining import every_class, joined_arrays
 
 NETWORK = """
 import torch
@@ -76,6 +83,14 @@ def features(tmp_path_factory):
     store = Store.open(place / "store", create=True)
     extract(open_source(str(place / "images")), network, store, device="cpu", threads=1)
     return store.features()
+
+
+def _asked_rows(table, count):
+    """Images that are graded."""
+    asked = SimpleNamespace(table=lambda _: table)
+    with patch.object(stored_grading, "network_for"):
+        rows = stored_grading._images_of(asked, None, count, None, None).rows
+    return table.set_index("row").loc[rows]
 
 
 def image_file(features, row):
@@ -124,9 +139,68 @@ def test_given_images_are_decomposed_beside_a_class(features):
     other = features.read("gap", np.array([0]))[0].astype(np.float64)
     expected = (units @ other).mean() / np.linalg.norm(other)
     assert found.to_class[1].sum() == pytest.approx(expected, rel=1e-4)
+    # An image of another class is no other image of its own.
+    kin = np.setdiff1d(features.table()["row"], [*whole.rows, 0])
+    rest = features.read("gap", kin).astype(np.float64)
+    cosines = rest @ other / np.linalg.norm(rest, axis=1) / np.linalg.norm(other)
+    assert found.to_others[1].sum() == pytest.approx(cosines.mean(), rel=1e-4)
     assert frames[0].shape == (32, 32, 3)
     with pytest.raises(BadInput, match="stored are left, middle, right"):
         images_to_class(files, network_for(features), features, "up")
+
+
+def test_classes_without_an_answer_are_named_and_none_takes_the_place_of_another(
+    features, tmp_path
+):
+    with pytest.raises(BadInput, match="expected two or more, one of them with two images"):
+        every_class(features.only("label=left"), None, lambda *_: None)
+    assert classes_left_out(features, None, ["left", "right"]) == [
+        "classes of one image, which is like no other: middle"
+    ]
+    white = np.zeros((4, 4, 3), np.uint8)
+    names = {_write(features, tmp_path, f"class-{label}", white) for label in ("a b", "a_b")}
+    assert len(names) == len(list(tmp_path.glob("*.png"))) == 2
+    image, label = ({"0/to_class": np.zeros((2, 2))} for _ in range(2))
+    with pytest.raises(BadInput, match="of an image and of the class '0'"):
+        joined_arrays([image, label])
+
+
+@pytest.mark.parametrize("chosen", [_spread, _limited, _asked_rows])
+def test_which_images_are_asked_is_told_by_their_content(features, chosen):
+    """Files may be renamed, and come in another order: the same images are graded."""
+    table = features.table()
+    wanted = set(chosen(table, 7)["image_id"])
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(table))
+        moved = table.iloc[order].assign(row=range(len(table)))
+        assert set(chosen(moved, 7)["image_id"]) == wanted
+    assert chosen(table, 7)["label"].value_counts().tolist() == [3, 2, 2]
+
+
+def test_images_of_several_sizes_are_explained_as_alone(features):
+    """A network without --resize sees images as they are."""
+    network = replace(network_for(features), transform=Transform())
+    dice = torch.Generator().manual_seed(0)
+    sizes = [(40, 48), (32, 32), (40, 48), (64, 36)]
+    images = [
+        torch.randint(0, 256, (3, *size), generator=dice, dtype=torch.uint8) for size in sizes
+    ]
+    for method in ("gradcam", "lrp"):
+        together = list(explain_batch(images, network, method, [0, 1, 2, 1]))
+        assert [one.target for one in together] == [0, 1, 2, 1]
+        for one, image in zip(together, images, strict=True):
+            alone = explain(image, network, method, one.target)
+            np.testing.assert_allclose(one.relevance, alone.relevance, rtol=1e-4, atol=1e-6)
+    pair = pixel_likeness([images[0], images[3]], network)
+    assert (pair.on_a.shape, pair.on_b.shape) == ((40, 48), (64, 36))
+    assert pair.on_b.sum() == pytest.approx(pair.value, rel=0.05)
+    whole = embedding_of(features, "map_cosine")
+    with pytest.raises(BadInput, match="images of two sizes: choose a pooled measure"):
+        pixel_likeness([images[0], images[3]], network, embedding=whole)
+    with pytest.raises(BadInput, match="maps of several"):
+        images_to_class([images[0], images[3]], network, features, "left")
+    with pytest.raises(BadInput, match="pairs of places are of two images"):
+        explain_images([0], features, pairs=True)
 
 
 def test_confused_pairs_are_the_most_alike_of_different_classes(features):

@@ -39,6 +39,18 @@ def images(count: int = 2) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
 
 
+def test_a_classifier_of_zeros_is_forgotten_once_it_has_weights():
+    module, batch = vit(), images()
+    wanted = relevance(module, batch)
+    fresh = vit()
+    weights = fresh.heads.head.weight.detach().clone()
+    nn.init.zeros_(fresh.heads.head.weight)
+    with pytest.raises(DoesNotFit, match="all zero"):
+        relevance(fresh, batch)
+    fresh.heads.head.weight.data.copy_(weights)
+    torch.testing.assert_close(relevance(fresh, batch), wanted)
+
+
 def plain_gradcam(module: nn.Module, layer: nn.Module, batch: Tensor, reshape) -> Tensor:
     """Grad-CAM of the predicted class at a layer, image by image, with ordinary hooks."""
     maps = []

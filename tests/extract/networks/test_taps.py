@@ -217,6 +217,36 @@ def test_channels_last_map_is_stored_channels_first() -> None:
     torch.testing.assert_close(captured["last_conv"], module.conv(batch))
 
 
+LAST = {
+    "mean": lambda rows: rows.mean((1, 2)),
+    "negative axes": lambda rows: rows.mean((-3, -2)),
+    "axes kept": lambda rows: rows.mean(keepdim=True, dim=[1, 2]).flatten(1),
+    "sum": lambda rows: rows.sum((1, 2)),
+    "two steps": lambda rows: rows.mean(1).mean(1),
+    "two steps, columns first": lambda rows: rows.mean(2).mean(1),
+    "channels first, two steps": lambda rows: rows.permute(0, 3, 1, 2).mean(2).mean(2),
+}
+
+
+@pytest.mark.parametrize("how", LAST)
+@pytest.mark.parametrize("side", [5, 6])
+def test_channels_are_known_by_the_axes_that_are_pooled(how: str, side: int) -> None:
+    """Five channels of five rows: shapes do not tell which is which."""
+
+    class Pooled(Last):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(LAST[how](self.conv(x).permute(0, 2, 3, 1)))
+
+    module, batch = Pooled(), torch.randn(2, 3, side, side)
+    captured = forward_taps(module, batch, ["last_conv", "fc"])
+    torch.testing.assert_close(captured["last_conv"], module.conv(batch))
+    torch.testing.assert_close(module.head(captured["fc"]), module(batch))
+    headless = Pooled()
+    headless.head = nn.Identity()
+    vector = forward_taps(headless, batch, ["fc"])["fc"]
+    torch.testing.assert_close(vector, headless(batch).flatten(1))
+
+
 def test_tap_that_is_never_reached_is_an_error_not_a_hole(tmp_path: Path) -> None:
     module = load_network(small_file(tmp_path)).module
     tap = Tap("ghost", "linear", 7, "input", "vector", (6,))

@@ -491,6 +491,12 @@ def test_outputs_that_are_of_no_single_image_are_refused(
     assert not list(Store.open(tmp_path / "store").groups())
 
 
+def test_weights_of_half_precision_are_told_from_a_network_of_single_images(tmp_path: Path) -> None:
+    name = net_of(tmp_path, "return y", make="return Net().half()")
+    with pytest.raises(BadInput, match=r"its weights are float16 .* end its factory with .float"):
+        run(tmp_path / "images", name, tmp_path / "store")
+
+
 def test_a_factory_that_ends_the_process_or_gives_no_values_is_one_line(tmp_path: Path) -> None:
     name = net_of(tmp_path, "return y", make="raise SystemExit(3)")
     with pytest.raises(BadInput, match="SystemExit: 3"):

@@ -160,6 +160,29 @@ def test_the_table_has_every_explainer_and_kind_of_pair():
     assert contrast["lrp", "same_class"] == pytest.approx(expected)
 
 
+def test_pairs_of_equal_inputs_have_no_ratio():
+    """A flat image that is moved, and a copy: 0 / 0 was the mean of all, and `montavon` 0."""
+    torch.manual_seed(0)
+    images, said = torch.randn(6, 3, 12, 12), []
+    images[0] = 0.3
+    images[3] = images[2]
+    sampling = Sampling(stepped=6)
+    table = continuity(
+        small_net(), images, list("aabbcc"), methods=["gradcam"], sampling=sampling,
+        tell=said.append,
+    ).table.set_index("pairs")  # fmt: skip
+    assert table["n_pairs"].to_dict() == {
+        "noise": 72, "shift_pixel": 20, "shift_half": 20,
+        "nearest_same": 4, "same_class": 2, "different_class": 12,
+    }  # fmt: skip
+    assert np.isfinite(table[["max", "q99", "median", "mean"]]).all(axis=None)
+    assert (table["montavon"] > 0).all()
+    assert "nearest_same: 2 of 6 pairs are of equal inputs, which have no ratio" in said
+    flat = continuity(small_net(), torch.zeros(2, 3, 12, 12), list("aa"), methods=["sa"]).table
+    assert flat["n_pairs"].tolist()[1:] == [0] * (len(flat) - 1)
+    assert flat[["max", "montavon", "contrast"]][1:].isna().all(axis=None)
+
+
 def test_the_maximum_is_that_of_the_example():
     images = torch.randn(4, 3, 16, 16)
     found = continuity(small_net(), images, methods=("lrp", "sa"), sampling=Sampling(directions=2))

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from alike.analysis.explain.explain import relevance
 from alike.analysis.explain.lrp.composite import Composite
 from alike.analysis.explain.lrp.relevance import COMPOSITES, lrp, pixel_limits
 from alike.analysis.explain.lrp.rules import RULES
@@ -262,3 +263,37 @@ def test_limits_that_only_broadcast_give_what_full_ones_give(shape, composite):
     torch.testing.assert_close(found, expected)
     score = net(images).detach()[torch.arange(2), target]
     torch.testing.assert_close(found.sum((1, 2, 3)), score, rtol=1e-3, atol=1e-4)
+
+
+class Written(nn.Module):
+    """One function, written in several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one = nn.Conv2d(3, 4, 3, padding=1)
+        self.two = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.out = nn.Linear(4, 2, bias=False)
+        self.way = way
+
+    def forward(self, x):
+        a = self.one(x).relu()
+        b = self.two(a).relu()
+        total = {
+            "plain": lambda: a + 3 * b - 0.5,
+            "alpha": lambda: torch.sub(torch.add(a, b, alpha=3), 1.0, alpha=0.5),
+            "in place": lambda: a.clone().add_(b, alpha=3).sub_(0.5),
+            "named": lambda: torch.add(input=a, other=b, alpha=3) - 0.5,
+        }[self.way]()
+        if self.way == "named":
+            gate = torch.sigmoid(input=total)
+            return self.out(torch.mean(input=torch.mul(input=total, other=gate), dim=(2, 3)))
+        return self.out((total * total.sigmoid()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["lrp", "deep_taylor", "lrp_gamma", "gradcam_raw"])
+@pytest.mark.parametrize("way", ["alpha", "in place", "named"])
+def test_how_a_sum_is_written_changes_nothing(way, method):
+    inputs = batch(side=12)
+    wanted = relevance(Written("plain").eval(), inputs, method)
+    torch.testing.assert_close(relevance(Written(way).eval(), inputs, method), wanted)
