@@ -34,7 +34,6 @@ from alike.analysis.blocks import (
 )
 from alike.analysis.classes import ClassGeometry, Moments
 from alike.analysis.data_limits import (
-    Listed,
     bayes_bounds,
     listed_neighbours,
     second_opinion,
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 12
+VERSION = 13
 """Of the blocks, their answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, Totals, Changes)
 """The dataclasses that blocks answer with."""
@@ -208,7 +207,7 @@ def _analyse(
     )  # fmt: skip
     if announcement:
         progress("analysis", 0, 0, announcement)
-    parts = [work.evaluate(part) for part in plan]
+    parts, copies = work.evaluate_all(plan)
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     if many(len(images.classes)):
         left_out["pairs of classes"] = (
@@ -225,11 +224,11 @@ def _analyse(
     more_images = work.more_images(plan[0], parts[0]["scores"])
     if len(more_images):
         tables["sufficiency"] = more_images
-    network = work.of_network(features, images, plan[0], near)
-    probes = work.probe(features, plan[0], near, left_out)
+    network = work.of_network(features, images, copies)
+    probes = work.probe(features, plan[0], copies, left_out)
     more = [*set_rows, network, *probes]
     tables["scores"] = pd.concat([tables["scores"], *more], ignore_index=True)
-    layers = work.profile(features, plan[0], near, left_out)
+    layers = work.profile(features, plan[0], copies, left_out)
     if len(layers):
         tables["layers"] = layers
     twins, twin_record = twin_findings(
@@ -293,10 +292,10 @@ def evaluate(
     images = stored_evaluation_set(features, settings.split)
     plan, _ = _plan(features, images, settings)
     work = Work(settings, jobs or here(), progress)
-    parts = [work.evaluate(part.within(settings))["scores"] for part in plan]
+    parts, _ = work.evaluate_all([part.within(settings) for part in plan])
     work.forget()
     network = network_scores(features, images, intervals=False)
-    return pd.concat([*parts, network], ignore_index=True)
+    return pd.concat([*(part["scores"] for part in parts), network], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -341,6 +340,25 @@ def _planned(
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Near copies, as the neighbours of one measure tell them.
+
+    Attributes:
+        rows: (N,) of the images that it evaluated.
+        unit: (N,) the unit of each.
+    """
+
+    rows: NDArray[np.int64]
+    unit: NDArray[np.int64]
+
+    def among(self, images: EvaluationSet) -> NDArray[np.int64]:
+        """The unit of each of these images (M,); one that was not evaluated is its own."""
+        unit = pd.Series(self.unit, self.rows).reindex(images.rows).to_numpy()
+        alone = self.unit.max() + 1 + np.arange(len(images))
+        return np.asarray(np.where(np.isnan(unit), alone, unit), dtype=np.int64)
+
+
+@dataclass(frozen=True)
 class Work:
     """Evaluates measures; what a run leaves unfinished stays in the store until `forget`.
 
@@ -356,12 +374,33 @@ class Work:
     progress: Progress
     folders: list[tuple[Files, str]] = field(default_factory=list)
 
-    def evaluate(self, planned: Planned) -> Tables:
-        """The tables of one measure, or those that an earlier run finished."""
+    def evaluate_all(self, plan: Sequence[Planned]) -> tuple[list[Tables], Copies | None]:
+        """The tables of each measure, and the near copies that the first can tell.
+
+        Inner products tell none, so such measures take those of the first that does.
+        """
+        order = sorted(range(len(plan)), key=lambda at: plan[at].source.measure.form == "inner")
+        tables: dict[int, Tables] = {}
+        copies = None
+        for at in order:
+            of_inner = copies if plan[at].source.measure.form == "inner" else None
+            tables[at] = self.evaluate(plan[at], of_inner)
+            if len(tables) == 1:
+                copies = _copies(plan[at], tables[at]["neighbours"])
+        return [tables[at] for at in range(len(plan))], copies
+
+    def evaluate(self, planned: Planned, copies: Copies | None = None) -> Tables:
+        """The tables of one measure, or those that an earlier run finished.
+
+        Args:
+            planned: the measure.
+            copies: as another measure tells them, if this one cannot.
+        """
         source, settings = planned.source, self.settings
         store = planned.features.store
+        unit = _units_among(copies, planned.images)
         measure = f"{planned.name} {source.measure.digest}"
-        folder = self._folder(planned.features, measure, planned.images)
+        folder = self._folder(planned.features, measure, planned.images, unit)
         finished = kept_tables(store, folder)
         if finished is not None:
             return finished
@@ -375,7 +414,7 @@ class Work:
         tables = evaluate_measure(
             planned.name, source.load(0 if self.jobs.remote else MEMORY), planned.images, stage,
             seed=settings.seed, intervals=settings.bootstrap > 0, bins=settings.bins,
-            precision=settings.precision, note=planned.note,
+            precision=settings.precision, note=planned.note, copies=unit,
         )  # fmt: skip
         if time.monotonic() - started >= checkpoint.EVERY:
             keep_tables(store, folder, tables)
@@ -391,23 +430,22 @@ class Work:
         )
 
     def probe(
-        self, features: "Features", head: Planned, near: Listed, left_out: dict[str, str]
+        self, features: "Features", head: Planned, copies: Copies | None, left_out: dict[str, str]
     ) -> list[pd.DataFrame]:
         """The scores of the probes on the images of the headline; why there are none otherwise.
 
         Args:
             features: the extraction.
             head: the headline's measure.
-            near: its neighbours, which tell which images are near copies.
+            copies: which images are near copies.
             left_out: gets the reason.
         """
         settings = self.settings
         stage = partial(self.jobs.stage, progress=self.progress)
-        copies = _copies(head, near)
         try:
             return [
                 probe_scores(
-                    features, head.images, stage, units=copies,
+                    features, head.images, stage, units=_units_among(copies, head.images),
                     intervals=settings.bootstrap > 0, budget=settings.budget,
                 )
             ]  # fmt: skip
@@ -417,25 +455,20 @@ class Work:
             return []
 
     def of_network(
-        self, features: "Features", images: EvaluationSet, head: Planned, near: Listed
+        self, features: "Features", images: EvaluationSet, copies: Copies | None
     ) -> pd.DataFrame:
         """Accuracy and neural collapse.
 
         Args:
             features: the extraction.
             images: all that are evaluated.
-            head: the headline's measure, of these or fewer.
-            near: its neighbours, which tell which images are near copies.
+            copies: which of them are near copies.
         """
-        copies, unit = _copies(head, near), None
-        if copies is not None:
-            alone = copies.max() + 1 + np.arange(len(images))
-            of_row = pd.Series(copies, index=head.images.rows).reindex(images.rows).to_numpy()
-            unit = np.where(np.isnan(of_row), alone, of_row).astype(np.int64)
         settings = self.settings
         return network_scores(
-            features, images, unit=unit, intervals=settings.bootstrap > 0, seed=settings.seed
-        )
+            features, images, unit=_units_among(copies, images),
+            intervals=settings.bootstrap > 0, seed=settings.seed,
+        )  # fmt: skip
 
     def more_images(self, head: Planned, scores: pd.DataFrame) -> pd.DataFrame:
         """What more images would change, by the headline's measure; empty with few images.
@@ -461,18 +494,18 @@ class Work:
         )  # fmt: skip
 
     def profile(
-        self, features: "Features", head: Planned, near: Listed, left_out: dict[str, str]
+        self, features: "Features", head: Planned, copies: Copies | None, left_out: dict[str, str]
     ) -> pd.DataFrame:
         """Scores of every stored layer on the images of the headline; empty without layers.
 
         Args:
             features: the extraction.
             head: the headline's measure.
-            near: its neighbours, which tell which images are near copies.
+            copies: which images are near copies.
             left_out: gets the reasons of layers that are left out.
         """
         return layer_profile(
-            features, head.images, units_of(head.images, _copies(head, near)),
+            features, head.images, units_of(head.images, _units_among(copies, head.images)),
             partial(self.jobs.stage, progress=self.progress), left_out,
             seed=self.settings.seed, intervals=self.settings.bootstrap > 0,
         )  # fmt: skip
@@ -512,7 +545,13 @@ class Work:
         for files, folder in self.folders:
             forget(files, folder)
 
-    def _folder(self, features: "Features", measure: str, images: EvaluationSet) -> str:
+    def _folder(
+        self,
+        features: "Features",
+        measure: str,
+        images: EvaluationSet,
+        unit: NDArray[np.int64] | None = None,
+    ) -> str:
         """Where work is kept, under a digest of everything that its blocks and tables depend on."""
         settings = self.settings
         facts = (
@@ -521,6 +560,8 @@ class Work:
             f"{slab_rows(1)} {VERSION} {images.sampled_from} {images.classes}"
         )
         digest = hashlib.sha256(facts.encode() + images.rows.tobytes() + images.codes.tobytes())
+        if unit is not None:
+            digest.update(unit.tobytes())
         folder = f"{RUNS}/{digest.hexdigest()[:16]}"
         self.folders.append((features.store.files, folder))
         return folder
@@ -554,13 +595,19 @@ def _plan(
     return plan, left_out
 
 
-def _copies(head: Planned, near: Listed) -> NDArray[np.int64] | None:
-    """The unit of each image as its neighbours tell it; None where no image is a near copy."""
-    form = head.source.measure.form
+def _copies(planned: Planned, neighbours: pd.DataFrame) -> Copies | None:
+    """Near copies as a measure's table of neighbours tells them; None where there are none."""
+    form = planned.source.measure.form
     if form == "inner":
         return None
+    near = listed_neighbours(planned.images, neighbours)
     keys = near.distances**2 / 2 if form == "euclidean" else near.distances
-    return linked_units(head.images, [(near.places, keys)])
+    unit = linked_units(planned.images, [(near.places, keys)])
+    return None if unit is None else Copies(planned.images.rows, unit)
+
+
+def _units_among(copies: Copies | None, images: EvaluationSet) -> NDArray[np.int64] | None:
+    return None if copies is None else copies.among(images)
 
 
 def _one_nn(scores: pd.DataFrame, measure: str) -> tuple[float, float, float]:

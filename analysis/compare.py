@@ -24,6 +24,7 @@ from alike.analysis.blocks import (
     evaluation_set_of,
     here,
     measured_rows,
+    same_vectors,
     stored_vectors,
 )
 from alike.analysis.neighbours import Changes, Nearest, linked_units, nearest, score_spread
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 MOST = 63_000
 """Images of a comparison; of more a stratified sample is compared: minutes."""
 NEIGHBOURS = 10
+LOGIT_ROWS = 4096
+"""Images whose logits are read at once."""
 PEOPLE = "human_"
 """Before the names of scores against people (see `people.KINDS`) where they stand by others."""
 
@@ -342,6 +345,9 @@ def comparison_notes(table: pd.DataFrame, measure: str) -> list[str]:
 def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _here) -> Differences:
     """Scores of pairs and of neighbours, with what each unit does to both sides.
 
+    Sides with the same vectors differ in nothing, whichever images are drawn: their intervals are
+    0 to 0, at the ends of the range too.
+
     Args:
         one: the first network.
         other: the second, of the same images in the same order.
@@ -364,7 +370,15 @@ def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _her
         [(side.vectors, side.counts) for side in sides], images, units, seed=seed,
         map_blocks=stage("influence"),
     )  # fmt: skip
-    return {**_pairs(sides, spreads), **_neighbours(sides, changes, units)}
+    differences = {**_pairs(sides, spreads), **_neighbours(sides, changes, units)}
+    if not same_vectors(one.vectors, other.vectors):
+        return differences
+    return {name: _nothing(each) for name, each in differences.items()}
+
+
+def _nothing(of: Difference) -> Difference:
+    """Of two sides that are the same; what has no interval still has none."""
+    return replace(of, span=(0.0, 0.0) if np.isfinite(of.span).all() else of.span, at_end=False)
 
 
 def copies_of(sides: Sequence[Side]) -> NDArray[np.int64] | None:
@@ -474,11 +488,25 @@ def _accuracy(
     if right[0] is None or right[1] is None:
         return {}
     a, b = (each.astype(np.float64) for each in right if each is not None)
-    same_rows = np.array_equal(images.rows, of_other.rows)
-    if same_rows and one.digest_for(["logits"]) == other.digest_for(["logits"]):
-        # The same features differ on no image whatever.
-        return {"accuracy": Difference(float(a.mean()), float(b.mean()), (0.0, 0.0))}
-    return {"accuracy": share_difference(a, b, units_of(images, unit))}
+    difference = share_difference(a, b, units_of(images, unit))
+    if _same_logits(one, other, images, of_other):
+        difference = _nothing(difference)
+    return {"accuracy": difference}
+
+
+def _same_logits(
+    one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet
+) -> bool:
+    """Whether both networks give every image the same logits."""
+    if one.arrays["logits"].tail != other.arrays["logits"].tail:
+        return False
+    return all(
+        np.array_equal(
+            one.read("logits", images.rows[low : low + LOGIT_ROWS]),
+            other.read("logits", of_other.rows[low : low + LOGIT_ROWS]),
+        )
+        for low in range(0, len(images), LOGIT_ROWS)
+    )
 
 
 def share_difference(a: NDArray[np.float64], b: NDArray[np.float64], units: Units) -> Difference:

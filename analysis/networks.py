@@ -183,10 +183,7 @@ def centred_ranks(vectors: Vectors, at: NDArray[np.int64]) -> Floats:
     """
     from scipy.stats import rankdata
 
-    z, b = vectors.rows(at)
-    wide = z.astype(np.float64)
-    keys = b[:, None] + b[None, :] - wide @ wide.T
-    rank = rankdata(keys[np.triu_indices(len(at), 1)])
+    rank = rankdata(vectors.keys_among(at)[np.triu_indices(len(at), 1)])
     return np.asarray(rank - rank.mean())
 
 

@@ -33,6 +33,7 @@ from .vectors import blocks as blocks
 from .vectors import held_vectors as held_vectors
 from .vectors import measured_rows as measured_rows
 from .vectors import own_distance as own_distance
+from .vectors import same_vectors as same_vectors
 from .vectors import slab_rows as slab_rows
 from .vectors import spread as spread
 from .vectors import stored_vectors as stored_vectors

@@ -25,6 +25,8 @@ CENTRE_ROWS = 2048
 SLAB = 4096
 SLAB_FLOATS = 1 << 26
 KEPT_BLOCKS = 4
+ROUNDING = 1e-12
+"""Share of the largest of some keys in float64 below which one is 0."""
 MEMORY = 2 << 30
 """Bytes of vectors that are held in memory."""
 
@@ -130,7 +132,54 @@ class Vectors:
         """Keys (m, n) of vectors that `exact` gave: right to the last digits of each."""
         if self.form == "inner":
             return np.asarray(1.0 - rows @ others.T)
-        return half_squares(rows, others)
+        keys: NDArray[np.float64] = half_squares(rows, others)
+        if self.form == "cosine":
+            keys[~rows.any(axis=1)] = 1.0
+            keys[:, ~others.any(axis=1)] = 1.0
+        return keys
+
+    def wide_keys(self, block: Block, others: Block) -> NDArray[np.float64]:
+        """Keys (m, n) of what `block` or `rows` gave, of products in float64.
+
+        They are half the squared distances, which integers have exactly, and copies to the last
+        digits: 1 less the product of vectors of length 1 that were rounded has fewer.
+        """
+        (z, b), (z_others, b_others) = block, others
+        wide, wide_others = z.astype(np.float64), z_others.astype(np.float64)
+        products = wide @ wide_others.T
+        if self.form == "inner":
+            return np.asarray((b[:, None] + b_others) - products)
+        squares, of_others = (np.einsum("nd,nd->n", x, x) for x in (wide, wide_others))
+        keys = np.asarray((squares[:, None] / 2.0 + of_others / 2.0) - products)
+        keys[self.zeros(squares, b)] = 1.0
+        keys[:, self.zeros(of_others, b_others)] = 1.0
+        return keys
+
+    def keys_among(self, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Keys (n, n) of some images in float64, exactly 0 of copies: ranks would order the rest.
+
+        Args:
+            at: (n,) positions, ascending.
+        """
+        block = self.rows(at)
+        keys = self.wide_keys(block, block)
+        if self.form != "inner":
+            keys[keys <= ROUNDING * keys.max()] = 0.0
+        return keys
+
+    def zeros(self, squares: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether vectors are zero that only have a cosine, 0 with all: their keys are 1.
+
+        Half a squared distance is not their key, as it is of vectors of length 1.
+
+        Args:
+            squares: (n,) squared lengths of z, float64.
+            b: (n,) of the same.
+        """
+        if self.form != "cosine":
+            return np.zeros(len(b), dtype=np.bool_)
+        # |x|^2 is 1 or 0.
+        return np.asarray(2.0 * b - squares > 0.5)
 
 
 def centred(x: Array, centre: Array, form: Form) -> Block:
@@ -157,6 +206,14 @@ def own_distance(form: Form, key: Any) -> Any:
     if form == "euclidean":
         return np.sqrt(2.0 * np.maximum(key, 0.0))
     return key
+
+
+def same_vectors(one: Vectors, other: Vectors) -> bool:
+    """Whether every image has the same vector on both sides, to the last bit."""
+    if (one.n, one.form) != (other.n, other.form) or not np.array_equal(one.centre, other.centre):
+        return False
+    parts = blocks(one.n, one.dim)
+    return all(np.array_equal(one.block(*part)[0], other.block(*part)[0]) for part in parts)
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:

@@ -223,7 +223,7 @@ def _scored(
     """Columns of `Nearest` of the images from `low` on, whose nearest are the `best`."""
     line = np.arange(len(best))
     codes = images.codes[low : low + len(best)]
-    lists = _remeasured(vectors, block[0], *_unpack(best))
+    lists = _remeasured(vectors, block, *_unpack(best))
     scores = expected_scores(vectors, images, k, low, block, lists)
     # Copies: a view would keep the lists of all the images of a class in memory.
     places, near_keys = (listed[:, :k].copy() for listed in lists)
@@ -309,7 +309,7 @@ def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
 
 
 def _remeasured(
-    vectors: Vectors, z: NDArray[np.float32], places: Places, keys: Floats
+    vectors: Vectors, block: tuple[NDArray[np.float32], Floats], places: Places, keys: Floats
 ) -> tuple[Places, Floats]:
     """Keys near 0 or near the next key anew from differences of vectors, and all in order again.
 
@@ -318,23 +318,31 @@ def _remeasured(
 
     Args:
         vectors: all.
-        z: (m, D) of the images that ask.
+        block: z (m, D) and b (m,) of the images that ask.
         places: (m, k) positions of others.
         keys: (m, k) as products gave them, ascending. Both are changed.
     """
     if vectors.form == "inner":
         return places, keys
+    z, b = block
     size = np.einsum("nd,nd->n", z, z, dtype=np.float64)
+    zero = vectors.zeros(size, b)
+    keys[zero] = 1.0
     unsure = keys <= CLOSE * size[:, None]
     tied = np.diff(keys, axis=1) <= TIE * size[:, None]
     unsure[:, 1:] |= tied
     unsure[:, :-1] |= tied
+    unsure[zero] = False
     line, slot = np.nonzero(unsure)
     step = max(1, DIFFERENCES // vectors.dim)
     for low in range(0, len(line), step):
         asking, asked = line[low : low + step], slot[low : low + step]
         at, which = np.unique(places[asking, asked], return_inverse=True)
-        keys[asking, asked] = keys_between(z, asking, vectors.rows(at)[0], which)
+        others, b_others = vectors.rows(at)
+        anew = keys_between(z, asking, others, which)
+        sizes = np.einsum("nd,nd->n", others, others, dtype=np.float64)
+        anew[vectors.zeros(sizes, b_others)[which]] = 1.0
+        keys[asking, asked] = anew
     before, after = keys[:, :-1], keys[:, 1:]
     ordered = (before < after) | ((before == after) & (places[:, :-1] < places[:, 1:]))
     moved = np.flatnonzero(~ordered.all(axis=1))

@@ -16,9 +16,10 @@ from alike.analysis.blocks import EvaluationSet, Vectors, blocks, compiled
 
 UNSURE = 2.0**-19
 """Share of the larger of squared length and key within which float32 products tell no order."""
-TIE = {"euclidean": 1e-12, "cosine": 2.0**-24, "inner": 2.0**-22}
+TIE = {"euclidean": 1e-12, "cosine": 2.0**-22, "inner": 2.0**-22}
 """The same within which keys that were measured in float64 are equal. Integers are exact; vectors
-of length 1 were rounded to float32, and inner products are not measured again."""
+of length 1 were rounded to float32, by 2^-24 of their length, which moves half the squared distance
+of two by up to 2^-22; inner products are not measured again."""
 MARGIN = 16
 """Neighbours that are kept beyond those that are scored, to see where a tie at the end ends."""
 ROOM = 1 << 24
@@ -162,19 +163,9 @@ def _all_others(
     vectors: Vectors, block: tuple[NDArray[np.float32], Floats], own: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats]:
     """Positions of all other images, and their keys (m, N - 1) in float64, ascending."""
-    z, b = block
-    wide = z.astype(np.float64)
-    sizes = np.einsum("nd,nd->n", wide, wide) / 2.0
-    keys = np.empty((len(z), vectors.n))
+    keys = np.empty((len(own), vectors.n))
     for start, stop in blocks(vectors.n, vectors.dim):
-        others, b_others = vectors.block(start, stop)
-        others = others.astype(np.float64)
-        if vectors.form != "inner":
-            # Half the squared distance, which integers have exactly.
-            b_others = np.einsum("nd,nd->n", others, others) / 2.0
-            keys[:, start:stop] = (sizes[:, None] + b_others) - wide @ others.T
-        else:
-            keys[:, start:stop] = (b[:, None] + b_others) - wide @ others.T
-    keys[np.arange(len(z)), own] = np.inf
+        keys[:, start:stop] = vectors.wide_keys(block, vectors.block(start, stop))
+    keys[np.arange(len(own)), own] = np.inf
     order = np.argsort(keys, axis=1, kind="stable")[:, :-1]
     return order, np.take_along_axis(keys, order, axis=1)

@@ -235,22 +235,25 @@ def _why_not(images: EvaluationSet, units: Units) -> dict[str, str]:
 
 
 def _class_tables(counts: PairCounts) -> tuple[Floats, Floats]:
-    s, d = (_shares(each) for each in (counts.same, counts.different))
+    s, d = _class_shares(counts)
     below_s, below_d = np.cumsum(s, axis=1), np.cumsum(d, axis=1)
     return 1.0 - below_d + d / 2, below_s - s / 2
 
 
 def _class_aucs(counts: PairCounts) -> Floats:
-    s, d = (_shares(each) for each in (counts.same, counts.different))
+    s, d = _class_shares(counts)
     return np.asarray(((np.cumsum(s, axis=1) - s / 2) * d).sum(axis=1))
 
 
-def _shares(counts: Any) -> Floats:
-    """Histograms (C, B) as shares in as many bins as the pass looks up."""
-    shares = coarse(np.asarray(counts, dtype=np.float64))
-    shares = (
-        np.repeat(shares, BINS // shares.shape[1], axis=1) if shares.shape[1] < BINS else shares
-    )
+def _class_shares(counts: PairCounts) -> tuple[Floats, Floats]:
+    """Histograms (C, B) of same and of different pairs, as shares in the bins of the pass."""
+    n = min(counts.bins.n, BINS)
+    return _shares(counts.same, n), _shares(counts.different, n)
+
+
+def _shares(counts: Any, n: int) -> Floats:
+    shares = coarse(np.asarray(counts, dtype=np.float64), n)
+    shares = np.repeat(shares, n // shares.shape[1], axis=1)
     return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300))
 
 

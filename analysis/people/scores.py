@@ -118,9 +118,7 @@ def _sample(images: EvaluationSet, places: NDArray[np.int64], seed: int) -> NDAr
 
 def _similarity(vectors: Vectors, at: NDArray[np.int64]) -> Floats:
     """Less the measure's own distance (n, n)."""
-    z, b = vectors.rows(at)
-    wide = z.astype(np.float64)
-    return -np.asarray(vectors.own(b[:, None] + b[None, :] - wide @ wide.T))
+    return -np.asarray(vectors.own(vectors.keys_among(at)))
 
 
 class _Votes:

@@ -2,10 +2,10 @@
 
 With class means m_c, shares p_c and the pooled covariance S within classes of standardised
 channels, an image x is of the class of the largest w_c . x + b_c with
-    w_c = (S + r s I)^-1 m_c,  b_c = log p_c - m_c . w_c / 2,  s = trace(S) / D
-(Hastie, Tibshirani and Friedman 2009, 4.3). The ridge r is the one that names most images of
-every fifth train image right if it is fitted on the others. The moments are sums over images, so
-the vectors are read once for the fit and never all in memory.
+    w_c = (S + r s I)^-1 m_c,  b_c = log p_c - m_c . w_c / 2,  s = trace(S) / D,
+D being the number of channels that vary (Hastie, Tibshirani and Friedman 2009, 4.3). The ridge r is
+the one that names most images of every fifth train image right if it is fitted on the others. The
+moments are sums over images, so the vectors are read once for the fit and never all in memory.
 """
 
 from collections.abc import Callable
@@ -148,7 +148,8 @@ def _fits(sums: Sums, ridges: tuple[float, ...]) -> list[LinearProbe]:
     within *= np.outer(standard.scale, standard.scale)
     values, basis = np.linalg.eigh(within)
     values = np.maximum(values, 0.0)
-    level = float(values.mean()) or 1.0
+    # A channel that does not vary is no channel: the ridge is the same with it or without.
+    level = float(values.sum()) / max(int((standard.scale > 0).sum()), 1) or 1.0
     turned = standard(means) @ basis
     prior = np.log(sums.n[live] / n)
     out = []

@@ -50,6 +50,7 @@ def evaluate_measure(
     bins: int = BINS,
     precision: Precision = "float32",
     note: str = "",
+    copies: NDArray[np.int64] | None = None,
 ) -> Tables:
     """All tables of one measure.
 
@@ -63,6 +64,8 @@ def evaluate_measure(
         bins: of the histograms.
         precision: of the products that the histograms are made of.
         note: added to the note of every score, such as that a sample was evaluated.
+        copies: (N,) the unit of each image, near copies being one, for inner products, which tell
+            none.
     """
     everywhere = note
     moments = class_moments(vectors, images, map_blocks=stage(f"{name} moments"))
@@ -78,7 +81,7 @@ def evaluate_measure(
     )  # fmt: skip
     if precision != "float32":
         note = "; ".join(filter(None, [note, _rounding(vectors, images, counts.bins, precision)]))
-    near, units, unit = _neighbours(name, vectors, images, stage, intervals=intervals)
+    near, units, unit = _neighbours(name, vectors, images, stage, copies, intervals=intervals)
     spreads = None
     if intervals:
         spreads = pair_spreads(
@@ -97,10 +100,10 @@ def evaluate_measure(
         *neighbour_scores(findings),
         *space_scores(findings),
     ]
-    copies = copies_note(unit) if intervals else ""
+    together = copies_note(unit) if intervals else ""
     for row in rows:
         further = "" if everywhere in row["note"] else everywhere
-        of_copies = "" if np.isnan(row["low"]) else copies
+        of_copies = "" if np.isnan(row["low"]) else together
         row["note"] = "; ".join(filter(None, [row["note"], further, of_copies]))
     return {
         "scores": pd.DataFrame(rows),
@@ -114,7 +117,13 @@ def evaluate_measure(
 
 
 def _neighbours(
-    name: str, vectors: Vectors, images: EvaluationSet, stage: Stage, *, intervals: bool
+    name: str,
+    vectors: Vectors,
+    images: EvaluationSet,
+    stage: Stage,
+    copies: NDArray[np.int64] | None,
+    *,
+    intervals: bool,
 ) -> tuple[Nearest, Units, NDArray[np.int64] | None]:
     """Neighbours, what is left out together, and the unit of each image where there are copies."""
     units = units_of(images)
@@ -123,7 +132,8 @@ def _neighbours(
         vectors, images, NEIGHBOURS, units=left_out, map_blocks=stage(f"{name} neighbours")
     )
     # Keys of inner products are no squared distances, by which copies are known.
-    unit = None if vectors.form == "inner" else linked_units(images, [(near.places, near.keys)])
+    inner = vectors.form == "inner"
+    unit = copies if inner else linked_units(images, [(near.places, near.keys)])
     if unit is None:
         return near, units, None
     units = units_of(images, unit)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from alike.analysis.analyse import AnalysisSettings, analyse
-from alike.analysis.compare import compare, unmatched
+from alike.analysis.compare import compare, comparison_notes, unmatched
 from alike.analysis.networks import network_similarity
 from alike.extract.errors import BadInput
 
@@ -82,14 +82,25 @@ class TestCompare:
         assert table.loc["worst_class_sameness", ["low", "high"]].isna().all()
 
     def test_the_same_network_differs_by_nothing(self, tmp_path, made, write_features):
-        a = write_features(tmp_path / "a", made)
+        made.labels = ["class 3" if name == "class 4" else name for name in made.labels]
+        ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(len(made.labels))]
+        a = write_features(tmp_path / "a", made, ids=ids)
         table = compare(a, a, bootstrap=50)
-        # All right on both sides still says little of other images: that interval has a width.
-        spans = table[(table["score"] != "worst_class_sameness") & (table["a"] < 1)]
-        assert len(spans) > 6
-        # Exactly: every image's influence on b less that on a is a number less itself.
-        assert (spans[["difference", "low", "high"]] == 0).all(axis=None)
-        assert (table["difference"] == 0).all()
+        # At the ends of a range too, where two networks may differ on other images.
+        made.arrays["gap"] *= 0.1
+        made.arrays["gap"][:, :4] += np.eye(4, dtype=np.float32)[np.minimum(made.codes, 3)]
+        made.arrays["logits"] = made.arrays["gap"][:, :4] * np.ones(4, np.float32)
+        perfect = write_features(tmp_path / "b", made, ids=ids)
+        made.arrays = {name: values[::-1].copy() for name, values in made.arrays.items()}
+        made.labels = made.labels[::-1]
+        elsewhere = write_features(tmp_path / "c", made, ids=ids[::-1])
+        at_end = compare(perfect, elsewhere)
+        assert (at_end["a"] == 1).sum() > 3
+        assert "at an end" not in " ".join(comparison_notes(at_end, "gap_cosine"))
+        assert "accuracy" in set(at_end["score"])
+        assert table["low"].notna().all()
+        for rows in (table, at_end):
+            assert (rows[["difference", "low", "high"]].fillna(0) == 0).all(axis=None)
         numbers, changes = network_similarity(a, a)
         assert numbers["linear_cka"] == pytest.approx(1.0)
         assert numbers["linear_cka_unbiased"] == pytest.approx(1.0)

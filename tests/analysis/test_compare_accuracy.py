@@ -39,7 +39,13 @@ def test_near_copies_are_right_or_wrong_together(tmp_path, make, write_features)
         made.arrays["fc"] = made.arrays["gap"]
         made.codes, made.labels = np.repeat(made.codes, 4), np.repeat(made.labels, 4).tolist()
         sides.append(write_features(tmp_path / f"{number}", made, key=f"net-{number}-0"))
-    rows = analyse(sides[0], AnalysisSettings(measures=["gap_cosine"])).tables["scores"]
+    measures = ["softmax_dot", "gap_cosine"]
+    rows = analyse(sides[0], AnalysisSettings(measures=measures)).tables["scores"]
+    assert rows["measure"].unique().tolist() == [*measures, "network"]
+    # Inner products tell no copies: those of the other measure.
+    for measure in measures:
+        row = rows[(rows["measure"] == measure) & (rows["score"] == "map_at_r")].iloc[0]
+        assert "240 images are near copies of others" in row["note"]
     rows = rows[rows["measure"] == "network"].set_index("score")
     for score in ("accuracy", "nc1"):
         assert "240 images are near copies of others" in rows.loc[score, "note"]

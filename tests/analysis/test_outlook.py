@@ -159,7 +159,9 @@ def test_a_sample_is_called_a_sample_on_every_path(tmp_path, make, write_feature
 
 def test_influences_of_a_sample_are_said(tmp_path, make, write_features, monkeypatch):
     a = write_features(tmp_path / "a", make(sizes=(150, 150)), taps=["gap"])
-    b = write_features(tmp_path / "b", make(sizes=(150, 150)), taps=["gap"])
+    other = make(sizes=(150, 150))
+    other.arrays["gap"][:, 0] *= 1.001
+    b = write_features(tmp_path / "b", other, taps=["gap"])
     note = "influence of a stratified sample of 100 of 300 images"
     settings = AnalysisSettings(measures=["gap_cosine"])
     whole = analyse(a, settings).tables["scores"].set_index("score")["note"]

@@ -1,5 +1,7 @@
 """Neighbour scores under ties, against the mean over every order of equal distances."""
 
+from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, permutations, product
 
 import numpy as np
@@ -9,6 +11,8 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.neighbours import ties
 from alike.analysis.neighbours.lists import nearest
+from alike.analysis.pairs.bins import measured_bins
+from alike.analysis.pairs.counts import count_pairs
 
 
 def every_order(distances: np.ndarray) -> list[list[int]]:
@@ -94,6 +98,54 @@ def test_features_that_are_all_equal_score_what_chance_does(form: str) -> None:
         hit = wanted / n
         expected = (hit * (1 + (ranks - 1) * (wanted - 1) / (n - 1)) / ranks).sum() / wanted
         np.testing.assert_allclose(found["map"][np.bincount(codes)[codes] == size], expected)
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_cosines_that_are_equal_tie_though_vectors_of_length_1_are_rounded(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    codes = draw.integers(0, 3, 60)
+    x = (draw.random((60, 3)) < draw.random((3, 3))[codes]) * draw.integers(1, 3, (60, 3))
+    x[x.sum(axis=1) == 0, 0] = 1
+    squares, products = (x**2).sum(axis=1), x @ x.T
+    found = scored(x / np.sqrt(squares)[:, None], codes, 10, "cosine")["rp"]
+    for i in range(60):
+        others = np.delete(np.arange(60), i)
+        cosines = [Fraction(int(products[i, j]) ** 2, int(squares[j])) for j in others]
+        order = np.array([sorted(set(cosines)).index(each) for each in cosines])
+        same, wanted = codes[others] == codes[i], (codes == codes[i]).sum() - 1
+        last = np.sort(order)[-wanted]
+        nearer, tied = order > last, order == last
+        hits = same[nearer].sum() + (wanted - nearer.sum()) * same[tied].mean()
+        assert found[i] == pytest.approx(hits / wanted)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("n_classes", [2, 40])
+def test_zero_vectors_have_cosine_0_with_every_vector(n_classes: int) -> None:
+    """As docs/measures.md says; lists of all others, and of so few that ties do not fit."""
+    x = np.random.default_rng(0).standard_normal((120, 8))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x[[5, 60, 61]] = 0
+    labels = [f"{code:02d}" for code in np.arange(120) % n_classes]
+    images = evaluation_set_of(np.arange(120), labels)
+    x = x[images.rows]
+    held = held_vectors(x.astype(np.float32), "cosine")
+    keys = 1 - x @ x.T
+    np.fill_diagonal(keys, np.inf)
+    found = nearest(held, images, 119 if n_classes == 2 else 10)
+    k = found.keys.shape[1]
+    for wanted in (np.take_along_axis(keys, found.places, 1), np.sort(keys, axis=1)[:, :k]):
+        np.testing.assert_allclose(found.keys, wanted, atol=1e-6)
+    chance = (images.counts[0] - 1) / 119
+    np.testing.assert_allclose(found.hit_chance[~x.any(axis=1)], chance, atol=1e-12)
+    # Distances in float64 from differences, which nearly equal features need, say the same.
+    bins = measured_bins(held, images)
+    in_float32, in_float64 = (
+        count_pairs(replace(held, exactly=exactly), images, bins=bins) for exactly in (False, True)
+    )
+    assert in_float32.area().value == pytest.approx(in_float64.area().value, abs=1e-6)
+    moved = abs(in_float32.total - in_float64.total).sum()
+    assert moved <= 0.01 * in_float32.total.sum()
 
 
 @pytest.mark.quick

@@ -10,6 +10,8 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.pairs import bins as pair_bins
 from alike.analysis.pairs import curves as scores
+from alike.analysis.pairs import pair_spreads, units_of
+from alike.analysis.pairs.bins import measured_bins
 from alike.analysis.pairs.counts import count_pairs
 
 
@@ -106,3 +108,19 @@ def test_one_tight_class_does_not_speak_for_ten_noisy_ones(tmp_path, make, write
     assert shown["same"][:41].sum() / shown["same"].sum() == pytest.approx(
         weight[near & same].sum() / weight[same].sum(), abs=1e-3
     )
+
+
+@pytest.mark.quick
+def test_intervals_of_classes_do_not_depend_on_the_number_of_bins(clustered):
+    x, images = clustered(n=240, classes=4)
+    held, spans = held_vectors(x, "euclidean"), []
+    for n_bins in (1 << 14, 512, 64):
+        counts = count_pairs(held, images, bins=measured_bins(held, images, n_bins))
+        spreads = pair_spreads([(held, counts)], images, units_of(images))
+        values = [
+            scores.auc(*both).value for both in zip(counts.same, counts.different, strict=True)
+        ]
+        classes = [spreads.class_interval(c, value) for c, value in enumerate(values)]
+        spans.append([*classes, spreads.interval("worst_class_auc", min(values))])
+    assert np.ptp(spans[0], axis=1).min() > 0.01
+    np.testing.assert_allclose(spans[1:], [spans[0]] * 2, atol=0.005)

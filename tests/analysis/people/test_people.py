@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 from alike.analysis.analyse import AnalysisSettings, analyse
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.networks import centred_ranks
 from alike.analysis.people.answers import HumanAnswers, check_answers, read_answers
 from alike.analysis.people.correlation import agreement, rho_a
 from alike.analysis.people.scores import (
@@ -39,6 +40,27 @@ def votes_of(counts):
     counts = np.asarray(counts, float)
     rows = np.arange(len(counts))
     return HumanAnswers("votes", rows, counts, np.empty((0, 3), np.int64), False, "0", ())
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("form", ["cosine", "euclidean"])
+def test_copies_are_equally_alike_whichever_image_they_are_of(form):
+    """Ranks would order distances of copies by the rounding of vectors and of products."""
+    draw = np.random.default_rng(0)
+    which, codes = draw.integers(0, 5, 90), np.repeat(np.arange(3), 30)
+    x = draw.standard_normal((5, 64))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    images = evaluation_set_of(np.arange(90), [str(code) for code in codes])
+    held = held_vectors(x[which].astype(np.float32), form)
+    counts = draw.multinomial(10, [0.2, 0.3, 0.5], 90)
+    truth = np.round(x @ x.T, 9)[np.ix_(which, which)]
+    people = counts / 10
+    wanted = agreement(truth, np.round(people @ people.T, 12), codes)
+    found = human_scores(votes_of(counts), held, images, draws=0, splits=0).set_index("score")
+    for name in ("all_pairs", "same_class", "different_class", "rho_a"):
+        assert found["value"][name] == pytest.approx(wanted[name], abs=1e-9), name
+    ranks = rankdata(-truth[np.triu_indices(90, 1)])
+    assert np.allclose(centred_ranks(held, np.arange(90)), ranks - ranks.mean())
 
 
 @pytest.mark.quick

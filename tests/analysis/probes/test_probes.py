@@ -55,7 +55,8 @@ def test_linear_probe_is_ridge_discriminant_analysis(monkeypatch):
     class Fixed:
         def fit(self, part):
             # Scikit-learn gives each class apart; the pooled covariance is what both mean.
-            self.covariance_ = within + probe.ridge * np.trace(within) / 20 * np.eye(len(live))
+            ridge = probe.ridge * np.trace(within) / len(live)
+            self.covariance_ = within + ridge * np.eye(len(live))
             return self
 
     model = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Fixed())
@@ -96,18 +97,21 @@ def test_equal_distances_share_their_votes():
 
 
 def test_scale_of_channels_does_not_matter():
-    """A function-preserving rescaling moves cosine sameness, and no probe."""
+    """A function-preserving rescaling moves cosine sameness, and no probe; nor do dead channels."""
     draw = np.random.default_rng(1)
-    said = []
-    for scale in (1.0, np.exp(1.5 * draw.standard_normal(20))):
+    said, rescaled = [], np.exp(1.5 * draw.standard_normal(20))
+    for scale, dead in ((1.0, 0), (rescaled, 0), (1.0, 200)):
         (x, train), (other, images) = two_sets(scale)
+        x, other = (np.pad(each, ((0, 0), (0, dead)), constant_values=0.5) for each in (x, other))
         gallery, asking = held_vectors(x, "euclidean"), held_vectors(other, "euclidean")
         probe = fit_linear(gallery, train, plain)
         named = probe.codes(other - gallery.centre)
         votes = vote_rights(asking, images.codes, gallery, train.codes, probe.standard, 20)
-        said.append((named, votes))
-    assert (said[0][0] == said[1][0]).all()
-    assert np.allclose(said[0][1], said[1][1])
+        said.append((probe.ridge, named, votes))
+    for again in said[1:]:
+        assert again[0] == said[0][0]
+        assert (again[1] == said[0][1]).all()
+        assert np.allclose(again[2], said[0][2])
 
 
 @pytest.mark.parametrize(("sizes", "right"), [
