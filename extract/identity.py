@@ -9,6 +9,8 @@ from typing import Any
 
 from alike.extract.errors import BadInput
 
+PLAIN = {"weights", "model", "checkpoint", "pytorch_model", "best", "last", "final"}
+"""Files of weights of these names are told apart by their folders."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
 
 
@@ -90,11 +92,30 @@ def network_title(attrs: Mapping[str, Any]) -> str:
         >>> network_title({"network": "resnet18", "weights": "none", "seed": 3})
         'resnet18, random weights of seed 3'
     """
-    name, weights = (str(attrs.get(one, "")).rpartition("/")[2] for one in ("network", "weights"))
+    name = str(attrs.get("network", "")).rpartition("/")[2]
     given = "".join(f" {name}={value}" for name, value in (attrs.get("args") or {}).items())
+    return f"{name}{given}, {weights_name(attrs)}"
+
+
+def weights_name(attrs: Mapping[str, Any]) -> str:
+    """The weights of an extraction in words: their file, or its folder where all are called so.
+
+    Args:
+        attrs: of the extraction.
+
+    Example:
+        >>> weights_name({"weights": "/w/x.pth"}), weights_name({"weights": "DEFAULT"})
+        ('x.pth', 'DEFAULT')
+        >>> weights_name({"weights": "runs/first/weights.safetensors"})
+        'first'
+        >>> weights_name({"weights": "none", "seed": 3})
+        'random weights of seed 3'
+    """
+    weights = str(attrs.get("weights", ""))
     if weights == "none":
-        weights = f"random weights of seed {attrs.get('seed', 0)}"
-    return f"{name}{given}, {weights}"
+        return f"random weights of seed {attrs.get('seed', 0)}"
+    *_, folder, file = ("", *weights.split("/"))
+    return folder if folder and file.partition(".")[0] in PLAIN else file
 
 
 def is_name(name: str) -> bool:

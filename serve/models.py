@@ -157,6 +157,7 @@ class Extraction(Model):
         key: its name in `features`.
         network: name of the network.
         weights: first eight digits of the hash of the weights.
+        weights_name: where they came from, in short.
         arrays: names of the stored arrays.
         indexes: measures with an index: those that `neighbours` takes. All else needs none.
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
@@ -169,6 +170,7 @@ class Extraction(Model):
     key: str
     network: str
     weights: str
+    weights_name: str
     arrays: list[str]
     indexes: list[str]
     analysed: bool
@@ -226,6 +228,7 @@ class SetFacts(Model):
         key: extraction.
         network: its name.
         weights: first eight digits of the hash of the weights.
+        weights_name: where they came from, in short.
         transform: names the preprocessing in the address of what the network sees.
         measure: of the neighbours.
         measure_form: `cosine`, `euclidean` or `inner`.
@@ -250,6 +253,7 @@ class SetFacts(Model):
     key: str
     network: str
     weights: str
+    weights_name: str
     transform: str
     measure: str
     measure_form: str

@@ -16,7 +16,7 @@ from alike.analysis.explain import (
 from alike.extract.command import command_of
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import NamedImage, transform_of
-from alike.extract.identity import settings_hash
+from alike.extract.identity import settings_hash, weights_name
 from alike.extract.measures import measure_named
 from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
@@ -197,6 +197,7 @@ class NeighbourService:
             "key": index.features.key,
             "network": str(attrs["network"]),
             "weights": str(attrs["weights_hash"])[:8],
+            "weights_name": weights_name(attrs),
             "transform": transform_name(index.features),
             "measure": index.measure.name,
             "measure_form": index.measure.form,
@@ -241,6 +242,7 @@ class NeighbourService:
                 "key": key,
                 "network": str(features.attrs["network"]),
                 "weights": str(features.attrs["weights_hash"])[:8],
+                "weights_name": weights_name(features.attrs),
                 "arrays": list(features.arrays),
                 "indexes": indexed_measures(self.store, key),
                 "analysed": self.analyses.stamp(key) is not None,

@@ -22,6 +22,7 @@ from .product import coarse_bits as coarse_bits
 from .product import coarse_pays as coarse_pays
 from .product import one_thread_each as one_thread_each
 from .product import rounded as rounded
+from .product import widened as widened
 from .statistic import MapBlocks as MapBlocks
 from .statistic import Statistic as Statistic
 from .statistic import append_part as append_part

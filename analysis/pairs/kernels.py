@@ -6,15 +6,16 @@ GIL, so threads of one process share the work. Loops run from 0 over slices: wit
 numba guards every index against being negative, and nothing is vectorised.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import Entries, compiled
+from alike.analysis.blocks import Entries, compiled, widened
 from alike.analysis.pairs.bins import CELL_BITS, TILE, Cells
 
 GROUP = 32
@@ -48,17 +49,30 @@ _REST = np.uint32((1 << CELL_BITS) - 1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _number(context: Any, entry: Any) -> Any:
-    """An entry of a product in float32, bits of bfloat16 widened."""
-    coarse = isinstance(entry, types.Integer)
+def _widened(context: Any, bits: Any) -> Any:
+    """The number of bits of bfloat16, in float32."""
 
     def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        if not coarse:
-            return given[0]
-        bits = builder.zext(given[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(bits, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
+        wide = builder.shl(builder.zext(given[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(wide, ir.FloatType())
 
-    return types.float32(entry), code
+    return types.float32(bits), code
+
+
+def _number(entry: Any) -> Any:
+    """An entry of a product in float32, bits of bfloat16 widened; compiled by what follows."""
+    return widened(np.asarray(entry)) if isinstance(entry, np.uint16) else entry
+
+
+@overload(_number)  # type: ignore[untyped-decorator]
+def _compiled_number(entry: Any) -> Callable[[Any], Any]:
+    def wide(entry: Any) -> Any:
+        return _widened(entry)
+
+    def as_it_is(entry: Any) -> Any:
+        return entry
+
+    return wide if isinstance(entry, types.Integer) else as_it_is
 
 
 @njit(nogil=True, fastmath={"nnan", "nsz", "contract"}, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -80,9 +80,9 @@ export function link(view, values = {}) {
   return `#${view}${query ? `?${query}` : ""}`;
 }
 
-// A network in words: its name without a file, and the begin of the hash of its weights.
+// A network in words: its name without a file, where its weights came from, the begin of their hash.
 export function networkTitle(one) {
-  return `${one.network.split(/[/:]/).pop()} · ${one.weights}`;
+  return [one.network.split(/[/:]/).pop(), one.weights_name, one.weights].filter(Boolean).join(" · ");
 }
 
 // A network in a list of those that can be asked for neighbours; without an index it cannot.
