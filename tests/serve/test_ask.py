@@ -332,7 +332,7 @@ def test_scores_of_all_stores_stand_side_by_side(page, two_stores):
         for one, name in zip(keys, ["deep", "wide"] * 2, strict=True)
     }
     shown = {
-        (title.rpartition(" · ")[0], f"{'after/' * ('store=after' in link)}{key}")
+        (title.partition(" · ")[0], f"{'after/' * ('store=after' in link)}{key}")
         for title, link in heads
         for key in (first, second)
         if f"features={key}" in link

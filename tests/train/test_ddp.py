@@ -73,6 +73,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, sys.argv[3])
 from test_ddp import loss_of, network
+from alike.flows.train_process import leave
 from alike.train.whole_batch import gathered, part_of, share_statistics
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
@@ -83,6 +84,7 @@ loss_of(gathered(net(images[part_of(len(images), rank, 2)]), len(images))).backw
 state = {name: one.grad for name, one in net.module.named_parameters()}
 state |= {f"buffer {name}": one for name, one in net.module.named_buffers()}
 torch.save(state, sys.argv[2] + f".{rank}")
+leave()
 """
     place = str(tmp_path / "meet")
     arguments = [place, str(Path(__file__).parent), str(size)]
