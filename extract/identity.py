@@ -84,7 +84,7 @@ def network_title(attrs: Mapping[str, Any]) -> str:
     """Network, arguments and weights of an extraction, in words: a key has only their hashes.
 
     Args:
-        attrs: of the extraction; files are named without their folders.
+        attrs: of the extraction; files are named without their folders, weights by `weights_name`.
 
     Example:
         >>> network_title({"network": "/nets/a.py:f", "args": {"depth": 20}, "weights": "/w/x.pth"})

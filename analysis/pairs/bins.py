@@ -234,6 +234,14 @@ def _sampled_keys(
     """The least and the largest key of two images at `at`, and the keys (F, F) among `few` of them.
 
     A strip of rows at a time: fresh memory for all would take longer than the arithmetic.
+
+    Args:
+        vectors: of all images.
+        at: (S,) positions of the sample, ascending.
+        few: (F,) places within `at`, ascending.
+
+    Raises:
+        BadInput: features that are no numbers, or whose squares leave the range of float32.
     """
     z, b = vectors.rows(at)
     if not np.isfinite(b).all():

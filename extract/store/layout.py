@@ -34,6 +34,7 @@ from alike.extract.store.remote import RemoteFiles
 _SCHEMA = "alike-store/1"
 KEPT = "before-upgrade"
 """Folder of the files that an upgrade replaces, until the whole store has verified."""
+OF_A_PROGRAM = (TypeError, AttributeError, NameError, LookupError, AssertionError)
 _SAME = ("weights_hash", "transform", "precision")
 """What decides a feature's value: a group never mixes two of any."""
 
@@ -98,7 +99,8 @@ def answering(place: str) -> Iterator[None]:
     except (AlikeError, FileNotFoundError, NotADirectoryError):
         raise
     except Exception as error:
-        if not is_url(place):
+        # A fault of a program is no answer of a storage.
+        if not is_url(place) or isinstance(error, OF_A_PROGRAM):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise StoreUnreachable(

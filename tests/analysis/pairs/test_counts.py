@@ -404,3 +404,21 @@ def test_counts_of_two_classes_hold_all_their_pairs(sizes, narrow):
     assert totals.pairs.dtype == (np.int32 if narrow else np.int64)
     most = max(sizes[0] * sizes[1], *(n * (n - 1) // 2 for n in sizes))
     assert np.iinfo(totals.pairs.dtype).max >= most
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_loops_place_bits_uncompiled_as_compiled(crowded, monkeypatch):
+    """As with `NUMBA_DISABLE_JIT=1`."""
+    monkeypatch.setattr(pair_bins, "CROWDED", 0.0 if crowded else 1.0)
+    held, images, _, _ = crowds("probabilities")
+    bins = measured_bins(held, images)
+    tile = next(tiles(held, bins, slabs(held)[0], by_bfloat16))
+    assert tile.product.dtype == np.uint16
+    into, room = np.empty((2, len(tile.col_b)), np.uint32), scratch()
+    for place, found in ((place_row, into[0]), (place_row.py_func, into[1])):
+        place(
+            tile.product[0], tile.row_b[0], tile.col_b, tile.scale, np.float32(bins.n - 1),
+            tile.cells, room.x[: len(found)], found,
+        )  # fmt: skip
+    # The compiled loop multiplies and adds in one step, which may move a key over an edge.
+    assert np.abs(into[0].astype(int) - into[1].astype(int)).max() <= 1

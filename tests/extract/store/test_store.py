@@ -290,3 +290,12 @@ def test_a_storage_that_lets_nobody_in_is_no_passing_fault(monkeypatch, tmp_path
     with pytest.raises(StoreUnreachable, match="credentials") as refused:
         Store.open("s3://some-bucket/pets.store", skip_instance_cache=True)
     assert not passes(refused.value)
+
+
+def test_a_fault_of_a_program_is_no_answer_of_a_storage(monkeypatch):
+    def broken(*_):
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr("alike.extract.store.store.read_settings", broken)
+    with pytest.raises(TypeError, match="ours"):
+        Store.open("memory://bucket/pets.store")
