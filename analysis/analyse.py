@@ -40,7 +40,7 @@ from alike.analysis.data_limits import (
     suspects,
 )
 from alike.analysis.layers import layer_profile
-from alike.analysis.neighbours import Changes, linked_units, nearest
+from alike.analysis.neighbours import Changes, Links, linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
 from alike.analysis.pairs import (
     BINS,
@@ -53,7 +53,13 @@ from alike.analysis.pairs import (
 from alike.analysis.people import HumanAnswers, human_scores
 from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
-from alike.analysis.scores import Tables, evaluate_measure, evaluate_sets, network_scores
+from alike.analysis.scores import (
+    Tables,
+    copy_links,
+    evaluate_measure,
+    evaluate_sets,
+    network_scores,
+)
 from alike.analysis.stored import Analysis, images_digest, table_place
 from alike.analysis.sufficiency import FEWEST, LISTED, MOST_CURVED, sufficiency
 from alike.analysis.twins import twin_findings
@@ -69,7 +75,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 13
+VERSION = 14
 """Of the blocks, their answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, Totals, Changes)
 """The dataclasses that blocks answer with."""
@@ -377,17 +383,28 @@ class Work:
     def evaluate_all(self, plan: Sequence[Planned]) -> tuple[list[Tables], Copies | None]:
         """The tables of each measure, and the near copies that the first can tell.
 
-        Inner products tell none, so such measures take those of the first that does.
+        Inner products tell none, so such measures take those of the first that does; without one,
+        those of a measure that is not asked for (see `copy_links`).
         """
-        order = sorted(range(len(plan)), key=lambda at: plan[at].source.measure.form == "inner")
+        inner = [part.source.measure.form == "inner" for part in plan]
+        of_network = [part.features is plan[0].features for part in plan]
+        tells = next((at for at in range(len(plan)) if of_network[at] and not inner[at]), None)
         tables: dict[int, Tables] = {}
-        copies = None
-        for at in order:
-            of_inner = copies if plan[at].source.measure.form == "inner" else None
-            tables[at] = self.evaluate(plan[at], of_inner)
-            if len(tables) == 1:
-                copies = _copies(plan[at], tables[at]["neighbours"])
+        if tells is None:
+            copies = self.tell_copies(plan[0])
+        else:
+            tables[tells] = self.evaluate(plan[tells])
+            copies = _copies(plan[tells], tables[tells]["neighbours"])
+        for at in range(len(plan)):
+            if at not in tables:
+                tables[at] = self.evaluate(plan[at], copies if inner[at] else None)
         return [tables[at] for at in range(len(plan))], copies
+
+    def tell_copies(self, planned: Planned) -> Copies | None:
+        """Near copies among the images of a measure that tells none."""
+        stage = self.jobs.stage("near copies", self.progress)
+        links = copy_links(planned.features, planned.images, map_blocks=stage)
+        return None if links is None else _linked(planned.images, links)
 
     def evaluate(self, planned: Planned, copies: Copies | None = None) -> Tables:
         """The tables of one measure, or those that an earlier run finished.
@@ -602,8 +619,12 @@ def _copies(planned: Planned, neighbours: pd.DataFrame) -> Copies | None:
         return None
     near = listed_neighbours(planned.images, neighbours)
     keys = near.distances**2 / 2 if form == "euclidean" else near.distances
-    unit = linked_units(planned.images, [(near.places, keys)])
-    return None if unit is None else Copies(planned.images.rows, unit)
+    return _linked(planned.images, (near.places, keys))
+
+
+def _linked(images: EvaluationSet, links: Links) -> Copies | None:
+    unit = linked_units(images, [links])
+    return None if unit is None else Copies(images.rows, unit)
 
 
 def _units_among(copies: Copies | None, images: EvaluationSet) -> NDArray[np.int64] | None:

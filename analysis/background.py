@@ -33,14 +33,16 @@ from alike.analysis.compare import (
     copies_of,
     differences_of,
     measured_side,
+    no_difference,
     share_difference,
 )
 from alike.analysis.explain import evaluating, network_for, turns_in_classes
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
 from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
+from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import right_interval, units_of
-from alike.analysis.scores import evaluate_measure, logit_places
+from alike.analysis.scores import copy_links, evaluate_measure, logit_places
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import StoredImages, transform_of
 from alike.extract.images import decode, open_source
@@ -159,13 +161,19 @@ def background_probe(
     rows: list[Row] = []
     sides: dict[str, Side] = {}
     rights: dict[str, Floats] = {}
+    answers: dict[str, Floats] = {}
+    # A frame holds the object of its image: what is a copy by the stored features is one here.
+    links = copy_links(features, cutouts.images) if ready.form == "inner" else None
+    copies = None if links is None else linked_units(cutouts.images, [links])
     for variant, frames in variants_of(cutouts, seed):
         vectors, logits = passes.vectors(frames, variant)
         _check_numbers(variant, vectors, logits, cutouts.images.rows)
         held = held_vectors(vectors, ready.form)
-        sides[variant] = measured_side(held, cutouts.images)
-        scores = evaluate_measure(measure, held, cutouts.images, lambda _: map, seed=seed)["scores"]
-        row = scores.set_index("score").loc["sameness"]
+        sides[variant] = measured_side(held, cutouts.images, links=links)
+        tables = evaluate_measure(
+            measure, held, cutouts.images, lambda _: map, seed=seed, copies=copies
+        )
+        row = tables["scores"].set_index("score").loc["sameness"]
         value, low, high = (float(row[name]) for name in ("value", "low", "high"))
         about = VARIANTS[variant]
         if variant == "mixed_same":
@@ -173,9 +181,9 @@ def background_probe(
         rows.append((variant, "sameness", value, low, high, about))
         right = _right(features, cutouts.images, logits)
         if right is not None:
-            rights[variant] = right
+            rights[variant], answers[variant] = right, logits
             rows.append((variant, "accuracy", *_share(right, sides[variant]), about))
-    rows += _gaps(sides, rights, cutouts.images, seed)
+    rows += _gaps(sides, rights, answers, cutouts.images, seed)
     missing = {}
     if not rights:
         missing["accuracy"] = NO_CLASSES if "logits" in features.arrays else NO_LOGITS
@@ -455,9 +463,13 @@ def _share(right: Floats, side: Side) -> tuple[float, float, float]:
 
 
 def _gaps(
-    sides: dict[str, Side], rights: dict[str, Floats], images: EvaluationSet, seed: int
+    sides: dict[str, Side],
+    rights: dict[str, Floats],
+    answers: dict[str, Floats],
+    images: EvaluationSet,
+    seed: int,
 ) -> list[Row]:
-    """Mixed-same less mixed-random, paired by object."""
+    """Mixed-same less mixed-random, paired by object; `answers` are the logits."""
     note = "what the network takes from grounds that go with a class" + _own_grounds(images)
     pair = sides["mixed_random"], sides["mixed_same"]
     apart = differences_of(*pair, seed=seed)["sameness"]
@@ -465,6 +477,8 @@ def _gaps(
     if rights:
         units = units_of(images, copies_of(pair))
         apart = share_difference(rights["mixed_random"], rights["mixed_same"], units)
+        if np.array_equal(answers["mixed_random"], answers["mixed_same"]):
+            apart = no_difference(apart)
         rows.append(_gap("accuracy", apart, note))
     return rows
 

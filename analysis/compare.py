@@ -27,7 +27,14 @@ from alike.analysis.blocks import (
     same_vectors,
     stored_vectors,
 )
-from alike.analysis.neighbours import Changes, Nearest, linked_units, nearest, score_spread
+from alike.analysis.neighbours import (
+    Changes,
+    Links,
+    Nearest,
+    linked_units,
+    nearest,
+    score_spread,
+)
 from alike.analysis.outlook import Load, outlook
 from alike.analysis.pairs import (
     INFLUENCE_ROWS,
@@ -51,6 +58,7 @@ from alike.analysis.people import HumanAnswers, human_differences, human_notes
 from alike.analysis.scores import (
     PENULTIMATE,
     SCORES,
+    copy_links,
     influence_note,
     left_out_in_turn,
     named_rightly,
@@ -108,12 +116,14 @@ class Side:
         vectors: of them.
         counts: histograms of all pairs.
         near: neighbours.
+        links: what tells near copies (see `copy_links`); None: nothing does.
     """
 
     images: EvaluationSet
     vectors: Vectors
     counts: PairCounts
     near: Nearest
+    links: Links | None = None
 
 
 def compare(
@@ -222,7 +232,11 @@ def _side(
         msg = f"{measure} was fitted on images to be compared: use --split held_out"
         raise BadInput(msg)
     vectors = stored_vectors(features, ready, images.rows, memory=0 if jobs.remote else MEMORY)
-    return measured_side(vectors, images, _stages(name, jobs, progress))
+    stage = _stages(name, jobs, progress)
+    links = None
+    if ready.form == "inner":
+        links = copy_links(features, images, map_blocks=stage("near copies"))
+    return measured_side(vectors, images, stage, links)
 
 
 Stage = Callable[[str], MapBlocks]
@@ -236,13 +250,19 @@ def _here(_stage: str) -> MapBlocks:
     return map
 
 
-def measured_side(vectors: Vectors, images: EvaluationSet, stage: Stage = _here) -> Side:
+def measured_side(
+    vectors: Vectors,
+    images: EvaluationSet,
+    stage: Stage = _here,
+    links: Links | None = None,
+) -> Side:
     """Pairs and neighbours of one network.
 
     Args:
         vectors: of the images.
         images: that are compared.
         stage: name of a stage to the way in which its blocks are mapped.
+        links: what tells near copies of inner products, which tell none themselves.
     """
     vectors, counts = sure_pairs(
         vectors, images, map_blocks=stage("pairs"), rounding=stage("rounding"),
@@ -251,7 +271,10 @@ def measured_side(vectors: Vectors, images: EvaluationSet, stage: Stage = _here)
     near = nearest(
         vectors, images, NEIGHBOURS, units=units_of(images), map_blocks=stage("neighbours")
     )
-    return Side(images, vectors, counts, near)
+    return Side(
+        images, vectors, counts, near,
+        links if vectors.form == "inner" else (near.places, near.keys),
+    )  # fmt: skip
 
 
 def matched(a: "Features", b: "Features", split: str) -> tuple[EvaluationSet, EvaluationSet]:
@@ -373,20 +396,18 @@ def differences_of(one: Side, other: Side, *, seed: int = 0, stage: Stage = _her
     differences = {**_pairs(sides, spreads), **_neighbours(sides, changes, units)}
     if not same_vectors(one.vectors, other.vectors):
         return differences
-    return {name: _nothing(each) for name, each in differences.items()}
+    return {name: no_difference(each) for name, each in differences.items()}
 
 
-def _nothing(of: Difference) -> Difference:
+def no_difference(of: Difference) -> Difference:
     """Of two sides that are the same; what has no interval still has none."""
     return replace(of, span=(0.0, 0.0) if np.isfinite(of.span).all() else of.span, at_end=False)
 
 
 def copies_of(sides: Sequence[Side]) -> NDArray[np.int64] | None:
     """The unit of each image (N,), linked on every side; None where there are no near copies."""
-    # Keys of inner products are no squared distances, by which copies are known.
-    if any(side.vectors.form == "inner" for side in sides):
-        return None
-    return linked_units(sides[0].images, [(side.near.places, side.near.keys) for side in sides])
+    links = [side.links for side in sides if side.links is not None]
+    return linked_units(sides[0].images, links) if len(links) == len(sides) else None
 
 
 def _pairs(sides: tuple[Side, Side], spreads: PairSpreads) -> Differences:
@@ -489,12 +510,12 @@ def _accuracy(
         return {}
     a, b = (each.astype(np.float64) for each in right if each is not None)
     difference = share_difference(a, b, units_of(images, unit))
-    if _same_logits(one, other, images, of_other):
-        difference = _nothing(difference)
+    if same_logits(one, other, images, of_other):
+        difference = no_difference(difference)
     return {"accuracy": difference}
 
 
-def _same_logits(
+def same_logits(
     one: "Features", other: "Features", images: EvaluationSet, of_other: EvaluationSet
 ) -> bool:
     """Whether both networks give every image the same logits."""

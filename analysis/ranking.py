@@ -34,8 +34,11 @@ from alike.analysis.compare import (
     measured_side,
     nc1_by_group,
     nc1_difference,
+    no_difference,
+    same_logits,
     share_difference,
 )
+from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import (
     Units,
     auc_movements,
@@ -49,6 +52,7 @@ from alike.analysis.probes import probe_rights
 from alike.analysis.scores import (
     PENULTIMATE,
     SCORES,
+    copy_links,
     evaluate_measure,
     left_out_in_turn,
     named_rightly,
@@ -76,7 +80,7 @@ OF_PEOPLE = tuple(f"{PEOPLE}{name}" for name in ("all_pairs", "class_pairs", "tr
 """Scores against people, where they were asked."""
 RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1", *OF_PEOPLE)
 PLACE = "tables/networks.parquet"
-VERSION = 3
+VERSION = 4
 """Of what `alike compare --all` stores: another one is computed anew by the next run."""
 NO_SPAN = (float("nan"), float("nan"))
 
@@ -157,24 +161,41 @@ class Measured:
     """What is measured of one network.
 
     Attributes:
-        key: of the extraction.
+        features: the extraction.
         side: pairs and neighbours, as `alike compare` takes them.
         scores: score to value, interval and note.
         rights: score to (N,) whether each image is right.
+        probed_by: digest of the vectors that the probes are made of; "": there are none.
         unit: (N,) its near copies; None: there are none.
         fc: what enters the classifier; None: not stored.
         nc1: without each group of the jackknife, the first with all; empty: not stored.
         left_out: scores that are not there, to the reason.
     """
 
-    key: str
+    features: "Features"
     side: Side
     scores: dict[str, tuple[float, tuple[float, float], str]]
     rights: dict[str, Floats]
+    probed_by: str
     unit: NDArray[np.int64] | None
     fc: Vectors | None
     nc1: Floats
     left_out: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Of the extraction."""
+        return self.features.key
+
+    def rightly_the_same(self, other: "Measured", score: str) -> bool:
+        """Whether an image is right on both sides or on none by what the score is made of.
+
+        So it is whichever images are drawn; two networks that are right of the same images here
+        may differ by chance.
+        """
+        if score in PROBES:
+            return self.probed_by == other.probed_by
+        return same_logits(self.features, other.features, self.side.images, other.side.images)
 
 
 def rank_networks(
@@ -352,20 +373,26 @@ def _measured(
     memory = 0 if jobs.remote else MEMORY // networks
     ready = ready_measure(features, measure)
     vectors = stored_vectors(features, ready, images.rows, memory=memory)
-    rows = evaluate_measure(measure, vectors, images, stage, seed=seed)["scores"]
+    links = None
+    if ready.form == "inner":
+        links = copy_links(features, images, map_blocks=stage("near copies"))
+    copies = None if links is None else linked_units(images, [links])
+    tables = evaluate_measure(measure, vectors, images, stage, seed=seed, copies=copies)
+    rows = tables["scores"]
     of_score = rows.set_index("score")
     scores = {
         name: (float(row["value"]), (float(row["low"]), float(row["high"])), str(row["note"]))
         for name, row in of_score.loc[of_score.index.intersection(OF_PAIRS)].iterrows()
     }
-    side = measured_side(vectors, images, stage)
+    side = measured_side(vectors, images, stage, links)
     unit = copies_of([side])
     units = units_of(images, unit)
     rights, notes, left_out = dict[str, Floats](), dict[str, str](), dict[str, str]()
+    probed_by = ""
     try:
         probed = probe_rights(features, images, stage)
         if len(probed.images) == len(images):
-            rights, notes = dict(probed.rights), probed.notes
+            rights, notes, probed_by = dict(probed.rights), probed.notes, probed.digest()
         else:
             some = f"{len(images) - len(probed.images)} of {len(images)} images"
             left_out["probes"] = f"{some} are train images, which fitted them, or have no value"
@@ -386,7 +413,7 @@ def _measured(
         of = left_out_in_turn(fc, images, seed, unit, most=len(images))
         nc1 = of.values[:, 0]
         scores["nc1"] = float(nc1[0]), *of.interval("nc1", nc1[0])
-    return Measured(features.key, side, scores, rights, unit, fc, nc1, left_out)
+    return Measured(features, side, scores, rights, probed_by, unit, fc, nc1, left_out)
 
 
 def _differences(
@@ -407,6 +434,8 @@ def _differences(
     for name in one.rights:
         if name in best.rights:
             apart[name] = share_difference(best.rights[name], one.rights[name], units)
+            if best.rightly_the_same(one, name):
+                apart[name] = no_difference(apart[name])
     if best.fc is not None and one.fc is not None:
         a, b = (
             each.nc1 if unit is None and each.unit is None

@@ -83,19 +83,29 @@ class EvaluationSet:
             ranks=self.ranks[keep],
         )
 
-    def sample_at(self, limit: int, seed: int) -> NDArray[np.int64] | None:
+    def sample_at(
+        self, limit: int, seed: int, unit: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64] | None:
         """Positions of about `limit` images, the same share of every class, two of each at least.
 
         None where there are no more images than that.
+
+        Args:
+            limit: images.
+            seed: of the draws.
+            unit: (N,) images of one unit of a class are drawn together; None: each is its own.
         """
         if len(self) <= limit:
             return None
         draw = np.random.default_rng(seed)
         places = []
         for low, high in zip(self.starts[:-1], self.starts[1:], strict=True):
-            size = max(min(2, high - low), round((high - low) * limit / len(self)))
-            drawn = draw.choice(np.arange(low, high), size=size, replace=False)
-            places.append(np.sort(self.by_id[drawn]))
+            at = self.by_id[low:high]
+            units = np.arange(high - low) if unit is None else pd.factorize(unit[at])[0]
+            n = int(units.max()) + 1 if len(units) else 0
+            size = max(min(2, n), round(n * limit / len(self)))
+            drawn = draw.choice(np.arange(n), size=size, replace=False)
+            places.append(np.sort(at[np.isin(units, drawn)]))
         return np.concatenate(places)
 
     def sample(self, limit: int, seed: int) -> "EvaluationSet":

@@ -1,3 +1,4 @@
+from .copies import Links as Links
 from .copies import copies_note as copies_note
 from .copies import linked_units as linked_units
 from .influence import SCORES as SCORES

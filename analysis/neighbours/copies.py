@@ -46,13 +46,13 @@ def copy_units(
 
 FEWEST = 5
 """Neighbours from which on a gap among them is no chance of few images."""
+Links = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Places (N, k) of the nearest others and their keys (N, k), by which copies are known."""
 LARGEST = 64
 """Copies that are left out together at most: more chain, and are no copies."""
 
 
-def linked_units(
-    images: EvaluationSet, sides: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]
-) -> NDArray[np.int64] | None:
+def linked_units(images: EvaluationSet, sides: Sequence[Links]) -> NDArray[np.int64] | None:
     """The unit (N,) of each image, linked on every side; None where there are no copies.
 
     Args:

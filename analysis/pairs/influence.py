@@ -447,6 +447,7 @@ def pass_over_pairs(
     sides: Sequence[tuple[Vectors, Bins]],
     images: EvaluationSet,
     tables: Tables,
+    units: Units | None = None,
     *,
     seed: int = 0,
     map_blocks: MapBlocks = map,
@@ -457,10 +458,13 @@ def pass_over_pairs(
         sides: vectors and bins of each side; the images are the same, in one order.
         images: the evaluation set.
         tables: what is looked up, in `coarse` bins.
+        units: drawn as a whole where a sample is; None: every image is looked up.
         seed: of the sample.
         map_blocks: how blocks of rows are mapped.
     """
-    at = images.sample_at(INFLUENCE_ROWS, seed)
+    at = None
+    if units is not None:
+        at = images.sample_at(INFLUENCE_ROWS, seed, _drawn_whole(units, len(images.classes)))
     at = np.arange(len(images)) if at is None else at
     few = tuple((vectors, bins.to(min(bins.n, BINS))) for vectors, bins in sides)
     parts: list[Any] = Statistic(
@@ -486,6 +490,13 @@ def pass_over_pairs(
         for part in (classes[low : low + 6] for low in range(0, len(classes), 6))
     ]
     return Passed(sums, at, tuple(each))
+
+
+def _drawn_whole(units: Units, n_classes: int) -> NDArray[np.int64]:
+    """Numbers (N,) of what a sample takes whole: near copies, but no class that is a unit."""
+    a_class = units.stratum[units.named] == n_classes
+    alone = len(units.stratum) + np.arange(len(units.named))
+    return np.asarray(np.where(a_class, alone, units.named), dtype=np.int64)
 
 
 def _row_blocks(

@@ -110,7 +110,7 @@ def pair_spreads(
         class_tables = [_class_tables(counts) for counts in every]
         tables = _with_classes(tables, class_tables)
     sums = pass_over_pairs(
-        [(vectors, counts.bins) for vectors, counts in sides], images, tables,
+        [(vectors, counts.bins) for vectors, counts in sides], images, tables, units,
         seed=seed, map_blocks=map_blocks,
     )  # fmt: skip
     spreads, apart = _spreads(sums, tables, names, images, units)

@@ -4,6 +4,7 @@ An interval is over images that are evaluated, given the train images: once fitt
 of each image by itself whether it is right, so no gallery is shared between them.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from alike.analysis.blocks import (
     EvaluationSet,
     MapBlocks,
     Vectors,
+    blocks,
     evaluation_set_of,
     stored_vectors,
 )
@@ -48,11 +50,22 @@ class Probed:
         rights: name of the probe to (N,) 1 right, 0 wrong, between them where votes are equal.
         images: those that were evaluated.
         notes: name of the probe to what a reader must know.
+        made_of: vectors and classes that it follows from: of these images, and of the train images.
     """
 
     rights: dict[str, Floats]
     images: EvaluationSet
     notes: dict[str, str]
+    made_of: tuple[tuple[Vectors, EvaluationSet], ...]
+
+    def digest(self) -> str:
+        """Of what it follows from: with the same one every image is right or wrong alike."""
+        out = hashlib.sha256()
+        for vectors, images in self.made_of:
+            out.update("\0".join(images.classes).encode() + images.codes.tobytes())
+            for low, high in blocks(vectors.n, vectors.dim):
+                out.update(vectors.fetch.embedded(low, high).tobytes())
+        return out.hexdigest()
 
 
 def probe_rights(
@@ -116,6 +129,7 @@ def probe_rights(
             "knn_probe": f"{voting}; {everywhere}",
             "linear_probe": f"discriminant analysis, ridge {probe.ridge:g}; {everywhere}",
         },
+        ((asking, left), (gallery, train)),
     )
 
 

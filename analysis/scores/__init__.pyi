@@ -1,3 +1,4 @@
+from .links import copy_links as copy_links
 from .measure import Tables as Tables
 from .measure import evaluate_measure as evaluate_measure
 from .network import PENULTIMATE as PENULTIMATE

@@ -191,7 +191,8 @@ def left_out_in_turn(
         unit: (N,) near copies, which are left out together; None: each image is a unit.
         most: images; of more a stratified sample is taken.
     """
-    of, at = len(images), images.sample_at(most, seed)
+    # Half of a unit would move a score less than all of it.
+    of, at = len(images), images.sample_at(most, seed, unit)
     if at is not None:
         vectors, images = vectors.take(at), images.take(at)
         unit = None if unit is None else unit[at]

@@ -5,12 +5,14 @@ import pytest
 
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
+from alike.analysis.pairs import count_pairs, influence, pair_spreads, units_of
 from alike.analysis.pairs.jackknife import (
     GROUPS,
     jackknife_groups,
     jackknife_interval,
     jackknife_ratio_interval,
 )
+from alike.analysis.pairs.movements import auc_movements
 from alike.analysis.scores import left_out_in_turn
 
 
@@ -63,3 +65,30 @@ def test_it_is_as_wide_as_new_images_make_it(clustered):
         low, high = jackknife_interval(whole, np.array(without))
         widths.append((high - low) / (2 * 2.262))
     assert 0.7 < np.mean(widths) / np.std(found, ddof=1) < 1.5
+
+
+def test_a_sample_takes_near_copies_as_a_whole(clustered, monkeypatch):
+    """Half of the images, each there twice: intervals are those of half of the images once.
+
+    With halves of units NC1 and NC2 had intervals .85 as wide, scores of pairs .71.
+    """
+    x, images = clustered(n=300, classes=4, dim=8, spread=1.5)
+    twice = evaluation_set_of(
+        np.arange(600), np.repeat(np.array(images.classes)[images.codes], 2).tolist()
+    )
+    unit = np.repeat(np.arange(300), 2)
+    once, doubled = (held_vectors(each, "euclidean") for each in (x, np.repeat(x, 2, axis=0)))
+    monkeypatch.setattr(influence, "INFLUENCE_ROWS", 150)
+    wanted = left_out_in_turn(once, images, 0, most=150)
+    counts = count_pairs(once, images)
+    of_pairs = pair_spreads([(once, counts)], images, units_of(images)).sides[0]["auc"]
+    monkeypatch.setattr(influence, "INFLUENCE_ROWS", 300)
+    of = left_out_in_turn(doubled, twice, 0, unit, most=300)
+    np.testing.assert_allclose(of.values, wanted.values, rtol=1e-5)
+    assert (of.n, of.of) == (2 * wanted.n, 600)
+    counts = count_pairs(doubled, twice)
+    found = pair_spreads([(doubled, counts)], twice, units_of(twice, unit)).sides[0]["auc"]
+    # Of copies it is not taken off what two images do together.
+    assert 0.95 < found.variance / of_pairs.variance < 1.15
+    # A ranking looks every image up, however many they are.
+    assert len(auc_movements(doubled, counts, twice, units_of(twice))) == 600
