@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.display import Displayed, Summary
-from alike.extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput, StoreDamaged
 from alike.extract.forward import choose_device, choose_precision
 from alike.extract.image_pass import ImagePass, Workload
 from alike.extract.images import ImageSource, Listing, list_to, notes_of
@@ -35,7 +35,7 @@ from alike.extract.secrets import masked
 from alike.extract.selfcheck import self_check
 from alike.extract.stages import STAGES, bound_by
 from alike.extract.store import Features, Store, finish_forgetting
-from alike.extract.twins import AUTOMATIC, search_twins
+from alike.extract.twins import AUTOMATIC, mend_twins, search_twins
 
 TAPS = ("last_conv", "fc", "logits")
 
@@ -146,19 +146,30 @@ def extract(
         BadInput: no image can be used, a tap does not exist, or the disk cannot hold the features.
         StoreBusy: another process extracts into the same features.
     """
-    (report,) = extract_networks(
-        source,
-        [(network, taps)],
-        store,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        threads=threads,
-        bad_share=bad_share,
-        rehash=rehash,
-        progress=progress,
-        executor=executor,
-    )
+
+    def reports() -> tuple[ExtractionReport, ...]:
+        return extract_networks(
+            source,
+            [(network, taps)],
+            store,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            threads=threads,
+            bad_share=bad_share,
+            rehash=rehash,
+            progress=progress,
+            executor=executor,
+        )
+
+    try:
+        (report,) = reports()
+    except StoreDamaged as error:
+        line = mend_twins(store, error, threads=threads or usable_cores(), progress=progress)
+        if not line:
+            raise
+        progress("extract", 0, 0, line)
+        (report,) = reports()
     return report
 
 

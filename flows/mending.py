@@ -55,6 +55,28 @@ def take_back(run: "PipelineRun", key: str) -> str:
     )
 
 
+def mend(run: "PipelineRun", error: StoreDamaged) -> str:
+    """Take back what is damaged and can be computed again, so that the steps make it again.
+
+    Args:
+        run: whose store it is.
+        error: what a step met.
+
+    Returns:
+        A line that says what was damaged; empty if it cannot be computed again, or not now.
+    """
+    from alike.extract.twins import mend_twins
+
+    key = damaged_key(error)
+    if key:
+        return take_back(run, key)
+    try:
+        return mend_twins(run.store(), error, progress=run.progress)
+    except AlikeError:
+        # What says which images were trained on is damaged too.
+        return ""
+
+
 def mend_settings(run: "PipelineRun") -> None:
     """Write the store's settings anew if they or their copy are damaged, and say so.
 

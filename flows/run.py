@@ -22,7 +22,7 @@ from alike.flows.history import History, image_changes
 from alike.flows.keeping import drop_networks, note_policy, purge_images
 from alike.flows.log_lines import Tell, unsaid
 from alike.flows.memo import RunFile, alone_in, digest
-from alike.flows.mending import damaged_key, mend_settings, take_back
+from alike.flows.mending import damaged_key, mend, mend_settings
 from alike.flows.mirror import mirror
 from alike.flows.names import network_labels
 from alike.flows.orchestration import step
@@ -91,7 +91,7 @@ def run_settings_file(
 
 
 def run_mended(run: PipelineRun) -> Finished:
-    """`run_steps`; features that turn out damaged are taken back, and the steps begin again.
+    """`run_steps`; features and twins that turn out damaged are made again, and the steps too.
 
     Raises:
         StoreDamaged: something else is damaged, or it is so after it was made again.
@@ -101,11 +101,11 @@ def run_mended(run: PipelineRun) -> Finished:
         try:
             return run_steps(run)
         except StoreDamaged as error:
-            key = damaged_key(error)
-            line = "" if not key or key in mended else take_back(run, key)
+            part = damaged_key(error) or error.file
+            line = "" if part in mended else mend(run, error)
             if not line:
                 raise
-            mended.add(key)
+            mended.add(part)
             run.begin_again(line)
 
 

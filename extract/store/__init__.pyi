@@ -25,6 +25,8 @@ from .tags import read_tags as read_tags
 from .transfer import export_formats as export_formats
 from .transfer import export_group as export_group
 from .transfer import import_group as import_group
+from .twins import LINKS as LINKS
+from .twins import SIDES_TABLE as SIDES_TABLE
 from .upkeep import bad_images as bad_images
 from .upkeep import collect_garbage as collect_garbage
 from .upkeep import contents as contents

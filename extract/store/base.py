@@ -12,7 +12,7 @@ import pandas as pd
 
 from alike.extract.command import command_of
 from alike.extract.documents import damaged, parquet_bytes, read_table
-from alike.extract.errors import BadInput, StoreBusy
+from alike.extract.errors import BadInput, StoreBusy, StoreDamaged
 from alike.extract.identity import is_name
 from alike.extract.large_tables import Batches, ParquetFile, write_parquet
 from alike.extract.replacing import check_target
@@ -176,6 +176,25 @@ class StoreBase:
         """Whether a table of twins was written once and is gone now."""
         return self.files.size(name) is None and name in self._written()
 
+    def remove_damaged_twins(self) -> list[str]:
+        """Delete links and sides that cannot be read, for a search to make them again.
+
+        Returns:
+            Name and fault of each, which the log keeps.
+        """
+        faults = []
+        for name in (LINKS, SIDES_TABLE):
+            try:
+                self.read_table(name)
+            except FileNotFoundError:
+                continue
+            except StoreDamaged as error:
+                self.files.remove(name)
+                faults.append(f"{name} ({error.fault})")
+                note(self.files, Event("damaged", "", f"{name}: {error.fault}"))
+        self._sides_read = None
+        return faults
+
     def plain_rows(self) -> np.ndarray | None:
         """Rows of images that can have no twin, too small or flat; None if that is not known."""
         try:
@@ -198,9 +217,11 @@ class StoreBase:
     def links_there(self) -> tuple[pd.DataFrame, np.ndarray]:
         """Give what is there of `links`, for a search: what is lost counts as not searched."""
         try:
-            table, attrs = self.read_table(LINKS)
+            data = self.read_file(LINKS)
         except FileNotFoundError:
             return empty_links(), np.zeros(0, dtype=np.int64)
+        way_out = f"run `{command_of('twins', self)}`: it searches anew"
+        table, attrs = read_table(data, LINKS, way_out)
         return table, rows_in(attrs["searched"])
 
     def keep_image_groups(self, groups: pd.DataFrame) -> None:
@@ -243,7 +264,8 @@ class StoreBase:
         with self.brief_lock("sides"):
             table, attrs = self._sides_table()
             # Images whose last twin was forgotten stay where they stood with it.
-            single = np.setdiff1d(np.array(attrs.get("alone", []), np.int64), members["row"])
+            alone = np.array(attrs.get("alone", []), np.int64) if attrs else self._trained_apart()
+            single = np.setdiff1d(alone, members["row"])
             members = pd.concat([members, pd.DataFrame({"row": single, "component": single})])
             members = members.sort_values("row").reset_index(drop=True)
             members = members.assign(image_id=self.image_ids()[members["row"].to_numpy()])
@@ -259,6 +281,18 @@ class StoreBase:
                 rows["alone"] = single.tolist()
             if attrs != rows or not new.equals(table):
                 self.write_table(SIDES_TABLE, new, rows)
+
+    def _trained_apart(self) -> np.ndarray:
+        """Rows of images that were trained on, and that their hashes put on another side.
+
+        Where what says on which sides images stood is lost, they must not become held out.
+        """
+        trained = self.trained_ids()
+        if not trained:
+            return np.zeros(0, dtype=np.int64)
+        ids = pd.Series(self.image_ids())
+        rows = np.flatnonzero(ids.isin(trained))
+        return rows[self.split().sides(ids.iloc[rows]) != "train"]
 
     def _sides_table(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         stamp = self.files.listing(TWINS).get(SIDES_TABLE.rpartition("/")[2])

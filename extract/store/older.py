@@ -57,10 +57,12 @@ class Upgraded:
     Attributes:
         files: that were written anew.
         finished: files that an upgrade before had written anew, and that was cut off.
+        elsewhere: files that another upgrade wrote anew while this one waited for it.
     """
 
     files: tuple[Older, ...]
     finished: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 def older_files(store: Store) -> list[Older]:
@@ -86,16 +88,21 @@ def upgrade(store: Store, *, dry_run: bool = False, progress: Progress = silent)
         StoreDamaged: the store is damaged: before, then nothing was written; or after, then all
             files are as they were.
     """
-    begun = tuple(store.files.walk(KEPT))
-    if dry_run or not (begun or older_files(store)):
-        return Upgraded(tuple(older_files(store)), begun)
+    kept, before = tuple(store.files.walk(KEPT)), tuple(older_files(store))
+    if dry_run or not (kept or before):
+        return Upgraded(before, kept)
     require_writable(store.files)
     if unfinished(store) is not None:
         command = command_of("store forget", store)
         raise BadInput(f"a deletion of images was cut off: run `{command}` first, it ends it")
     with alone(store, "the store cannot be upgraded"):
         _refuse_damaged(store)
-        older = _older(store)
+        older, begun = _older(store), tuple(store.files.walk(KEPT))
+        left = {*begun, *(one.file for one, _ in older)}
+        awaited = dict.fromkeys([*kept, *(one.file for one in before)])
+        elsewhere = tuple(name for name in awaited if name not in left)
+        if not (older or begun):
+            return Upgraded((), (), elsewhere)
         # What an upgrade before wrote anew has verified as it is now. Its old file, put back, would
         # take away what others wrote since.
         _drop_kept(store, but=tuple(one.file for one, _ in older))
@@ -112,7 +119,7 @@ def upgrade(store: Store, *, dry_run: bool = False, progress: Progress = silent)
             )
         note(store.files, Event("upgraded", "", f"{len(older)} files written anew"))
         _drop_kept(store)
-    return Upgraded(tuple(one for one, _ in older), begun)
+    return Upgraded(tuple(one for one, _ in older), begun, elsewhere)
 
 
 def _older(store: Store) -> list[tuple[Older, Callable[[], object]]]:

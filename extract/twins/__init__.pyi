@@ -6,6 +6,8 @@ from .links import part_hashes as part_hashes
 from .search import AUTOMATIC as AUTOMATIC
 from .search import TwinSearch as TwinSearch
 from .search import keep_signatures as keep_signatures
+from .search import mend_twins as mend_twins
+from .search import mended_twins as mended_twins
 from .search import search_twins as search_twins
 from .search import sign_images as sign_images
 from .search import twin_table as twin_table

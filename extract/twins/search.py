@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from alike.extract.command import command_of
-from alike.extract.errors import BadImage
+from alike.extract.errors import BadImage, StoreDamaged
 from alike.extract.images import SIDES, ImageSource, decode, image_id, open_source
 from alike.extract.progress import Progress, silent
-from alike.extract.store import UNIT, Store, StoreBase
+from alike.extract.store import LINKS, SIDES_TABLE, UNIT, Store, StoreBase
 from alike.extract.twins.hashes import NAMES
 from alike.extract.twins.links import Links, find_links, flat, part_hashes
 from alike.extract.twins.thumbnails import SMALLEST, thumbnail
@@ -122,6 +122,38 @@ def search_twins(
         len(searched_rows), len(unsigned_rows(store, bad)), len(links), plain, len(rows),
         command=command_of("twins", store),
     )  # fmt: skip
+
+
+def mend_twins(
+    store: StoreBase, error: StoreDamaged, *, threads: int = 1, progress: Progress = silent
+) -> str:
+    """Make links and sides again that cannot be read, from signatures and hashes of images.
+
+    On which side images stood first is known no more: a component stands where its first image
+    stands by its hash, and on `train` if one of its images was trained on.
+
+    Args:
+        store: that can be written.
+        error: what was damaged.
+        threads: to use.
+        progress: told how far.
+
+    Returns:
+        A line that says what was damaged; empty if it is something else, or if the set is so large
+        that `alike twins` must search it.
+    """
+    if error.file not in (LINKS, SIDES_TABLE) or (error.file == LINKS and store.n_rows > AUTOMATIC):
+        return ""
+    faults = store.remove_damaged_twins()
+    search_twins(store, threads=threads, at_most=AUTOMATIC, progress=progress)
+    return mended_twins(faults) if faults else ""
+
+
+def mended_twins(faults: Sequence[str]) -> str:
+    """The line on files of twins that were damaged and made again."""
+    sides = any(fault.startswith(SIDES_TABLE) for fault in faults)
+    moved = "; images with twins may stand on another side than before" if sides else ""
+    return f"twins were damaged: {', '.join(faults)}; they were computed again{moved}"
 
 
 def _table(links: Links, rows: np.ndarray) -> pd.DataFrame:

@@ -277,7 +277,13 @@ def upgrade(
         print_table(counted.rename(columns={"file": "files"})[["files", "folder", "lacks"]])
     if done.finished:
         sys.stdout.write(f"an upgrade was cut off before: {len(done.finished)} files of it\n")
-    if not (done.files or done.finished):
+    if done.elsewhere:
+        sys.stdout.write(
+            f"another upgrade was at work and wrote {len(done.elsewhere)} files anew\n"
+        )
+    if done.elsewhere and not (done.files or done.finished):
+        sys.stdout.write("nothing is left to upgrade\n")
+    elif not (done.files or done.finished):
         sys.stdout.write("nothing to upgrade: all files are as this version writes them\n")
     elif dry_run:
         sys.stdout.write(f"{len(done.files)} files would be written anew\n")

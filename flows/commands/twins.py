@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
         from alike.extract.store import Store
         from alike.extract.twins import (
             SMALLEST,
+            mended_twins,
             search_twins,
             sign_images,
             twin_table,
@@ -48,6 +49,7 @@ def register(app: typer.Typer) -> None:
 
         opened = Store.open(store)
         cores = threads or usable_cores()
+        faults = opened.remove_damaged_twins() if search else []
         bad = sorted({row for key in opened.groups() for row in opened.features(key).bad()["row"]})
         if search:
             with progress_bars() as progress:
@@ -76,6 +78,8 @@ def register(app: typer.Typer) -> None:
             print_table(shown.head(SHOWN), f"{len(pairs)} pairs of twins{more}")
         else:
             typer.echo("no twins")
+        if faults:
+            typer.echo(f"note: {mended_twins(faults)}")
         for name, count in counts.items():
             typer.echo(f"{count} pairs {'across' if '/' in name else 'within'} {name}")
         if plain:

@@ -339,6 +339,13 @@ def test_damaged_features_are_computed_again_by_the_run_which_says_so(place):
     flipped(store.path(record))
     (said,) = run_again()
     assert said.startswith(f"features of {done.key} were damaged: {record} (")
+    # Links of twins and their sides: this set has none, which is found again.
+    for name in ("links", "sides"):
+        flipped(store.path(f"twins/{name}.parquet"))
+    (said,) = run_again()
+    assert said.startswith("twins were damaged: twins/links.parquet (")
+    assert "twins/sides.parquet (" in said
+    assert said in History(store).records()[-1].reasons
     store.path("manifest/seg-000000.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(StoreDamaged, match="seg-000000"):
         run_settings_file(place / "out.toml", silent, tell)

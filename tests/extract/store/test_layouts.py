@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from alike.extract.errors import StoreDamaged
 from alike.extract.store import older
 from alike.extract.store.files import LocalFiles
+from alike.extract.store import older
 from alike.extract.store.older import upgrade
 from alike.extract.store.store import Store
 from alike.extract.store.verification import Damage, Verdict, verify
@@ -159,6 +160,23 @@ def test_an_upgrade_writes_what_this_version_checks_and_may_be_killed(place, mon
     record = json.loads((folder / "ledger" / key / "00000000.json").read_text())["record"]
     assert record["key"] == key
     assert all(one["chunks"] and one["tail"] for one in record["arrays"].values())
+
+
+@pytest.mark.parametrize("place", VERSIONS, indirect=True)
+def test_the_second_of_two_upgrades_at_once_says_that_another_did_it(place, monkeypatch):
+    folder, alone = place / "pets.store", older.alone
+
+    def late(*about):
+        monkeypatch.setattr(older, "alone", alone)
+        upgrade(Store.open(folder))
+        return alone(*about)
+
+    monkeypatch.setattr(older, "alone", late)
+    said = alike("store", "upgrade", folder)
+    assert said.splitlines() == [
+        "another upgrade was at work and wrote 5 files anew", "nothing is left to upgrade",
+    ]  # fmt: skip
+    assert verify(Store.open(folder), mark=False).damage == ()
 
 
 @pytest.mark.parametrize("place", VERSIONS, indirect=True)

@@ -256,6 +256,45 @@ def test_extraction_keeps_twins_together(tmp_path: Path, network: object, store:
     assert any("/" in name for name in counts(store))
 
 
+@pytest.mark.parametrize("names", [["links"], ["sides"], ["links", "sides"]])
+def test_damaged_links_and_sides_are_made_again(
+    tmp_path: Path, network: object, store: Store, names: list[str]
+) -> None:
+    """From signatures and hashes; what was trained on stays there, though its twin is gone."""
+    folder = tmp_path / "photos"
+    write(folder, {f"cat/{n}.png": picture(n) for n in range(4)})
+    write(folder, {f"dog/{n}.png": jpeg(picture(n), 90) for n in range(3)})
+    store.set_split(0.5)
+    key = extract(open_source(str(folder)), network, store, device="cpu").key
+    table = store.features(key).table("all").set_index("path")
+    by_hash = dict(zip(table.index, store.split().sides(table["image_id"]), strict=True))
+    moved = next(n for n in (1, 2) if by_hash[f"cat/{n}.png"] != "train")
+    store.mark_trained([table["image_id"][f"cat/{moved}.png"]])
+    store.forget_twins(np.array([table["row"][f"dog/{moved}.png"]]))
+    links, sides = store.links(), store.features(key).table("all")["split"].tolist()
+    for name in names:
+        place = tmp_path / "store" / "twins" / f"{name}.parquet"
+        place.write_bytes(place.read_bytes()[:-20])
+    told: list[str] = []
+    again = Store.open(tmp_path / "store")
+    extract(
+        open_source(str(folder)), network, again, device="cpu",
+        progress=lambda *said: told.append(said[-1] if len(said) > 3 else ""),
+    )  # fmt: skip
+    (line,) = (line for line in told if "twins were damaged" in line)
+    assert all(f"twins/{name}.parquet (" in line for name in names)
+    assert ("may stand on another side" in line) == ("sides" in names)
+    assert not verify(again).damage
+    pd.testing.assert_frame_equal(again.links()[0], links[0])
+    np.testing.assert_array_equal(again.links()[1], links[1])
+    now = again.features(key).table("all").set_index("path")["split"]
+    assert now[f"cat/{moved}.png"] == "train"
+    if names == ["links"]:
+        assert now.tolist() == sides
+    said = again.files.read(f"log/{sorted(again.files.listing('log'))[-1]}").decode()
+    assert "damaged" in said
+
+
 def test_a_new_twin_joins_the_side_that_stands(
     tmp_path: Path, network: object, store: Store
 ) -> None:
