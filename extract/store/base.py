@@ -264,8 +264,8 @@ class StoreBase:
         with self.brief_lock("sides"):
             table, attrs = self._sides_table()
             # Images whose last twin was forgotten stay where they stood with it.
-            alone = np.array(attrs.get("alone", []), np.int64) if attrs else self._trained_apart()
-            single = np.setdiff1d(alone, members["row"])
+            apart = np.array(attrs.get("alone", []), np.int64) if attrs else self._trained_apart()
+            single = np.setdiff1d(apart, members["row"])
             members = pd.concat([members, pd.DataFrame({"row": single, "component": single})])
             members = members.sort_values("row").reset_index(drop=True)
             members = members.assign(image_id=self.image_ids()[members["row"].to_numpy()])
@@ -292,7 +292,7 @@ class StoreBase:
             return np.zeros(0, dtype=np.int64)
         ids = pd.Series(self.image_ids())
         rows = np.flatnonzero(ids.isin(trained))
-        return rows[self.split().sides(ids.iloc[rows]) != "train"]
+        return np.asarray(rows[self.split().sides(ids.iloc[rows]) != "train"])
 
     def _sides_table(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         stamp = self.files.listing(TWINS).get(SIDES_TABLE.rpartition("/")[2])

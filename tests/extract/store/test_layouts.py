@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from alike.extract.errors import StoreDamaged
 from alike.extract.store import older
 from alike.extract.store.files import LocalFiles
-from alike.extract.store import older
 from alike.extract.store.older import upgrade
 from alike.extract.store.store import Store
 from alike.extract.store.verification import Damage, Verdict, verify
