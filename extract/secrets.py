@@ -14,7 +14,8 @@ from alike.extract.errors import BadInput
 _REFERENCE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # A password may hold slashes; a number before a slash is a port.
 _USER = re.compile(r"(?<=://)([^/\s@?#'\":]*:(?!\d+/)[^\s@?#'\"]*|[^/\s@?#'\"]+)@")
-_QUERY = re.compile(r"(://[^\s?#'\"]*\?)([^\s#'\"]+)")
+# A stop after a URL is of the sentence.
+_QUERY = re.compile(r"(://[^\s?#'\"]*\?)([^\s#'\"]+?)(?=[:;,.)\]]*(?:[\s#'\"]|$))")
 _ONLY = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _SECRET = re.compile(
     r"TOKEN|KEY|SECRET|PASS|PWD|CRED|AUTH|HOOK|PAGER|DSN|SIG|PRIVATE|SESSION|COOKIE|BEARER", re.I
@@ -77,6 +78,8 @@ def masked(text: str) -> str:
         'https://***@host/list.csv?***'
         >>> masked("https://me:${PASSWORD}@host/list.csv")
         'https://me:${PASSWORD}@host/list.csv'
+        >>> masked("images s3://bucket/a.tar?X-Amz-Signature=abc: it is signed")
+        'images s3://bucket/a.tar?***: it is signed'
     """
     for value in sorted(_values, key=len, reverse=True):
         text = text.replace(value, _values[value])

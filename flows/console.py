@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.progress import Progress
+from alike.extract.secrets import shown_place
 from alike.flows.log_lines import is_json, say
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(table: "pd.DataFrame", title: str = "") -> None:
-    """Print a table, its numbers to four significant digits; a dash for NaN."""
+    """Print a table, its numbers to four significant digits; a dash for NaN.
+
+    Of URLs of images neither password nor query values are shown: a screen is kept in many logs.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -52,7 +56,9 @@ def print_table(table: "pd.DataFrame", title: str = "") -> None:
         shown.add_column(Text(str(name)), justify="right" if number else "left", overflow="fold")
     for row in table.itertuples(index=False):
         # As text: a name of a file may look like rich's markup.
-        cells = (_number(cell) if isinstance(cell, float) else str(cell) for cell in row)
+        cells = (
+            _number(cell) if isinstance(cell, float) else shown_place(str(cell)) for cell in row
+        )
         shown.add_row(*map(Text, cells))
     console = Console(width=None if sys.stdout.isatty() else 200)
     if title:

@@ -104,3 +104,8 @@ def test_columns_of_one_name_are_printed_both(capsys):
     console.print_table(table)
     lines = capsys.readouterr().out.split("\n")
     assert [line.split() for line in lines[:2]] == [["score", "last", "last"], ["a", "0.5", "0.25"]]
+
+
+def test_a_table_shows_urls_of_images_without_their_secrets(capsys):
+    console.print_table(pd.DataFrame({"path": ["s3://b/1.png?X-Amz-Signature=abc", "a?b.png"]}))
+    assert capsys.readouterr().out.split() == ["path", "s3://b/1.png?***", "a?b.png"]
