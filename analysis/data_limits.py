@@ -114,6 +114,8 @@ def bayes_bounds(
 ) -> pd.DataFrame:
     """Bounds on the error of the best classifier of these features: one row a number of voters.
 
+    None is above what is wrong if every image is named after the largest class.
+
     Args:
         name: of the measure.
         near: neighbours.
@@ -125,11 +127,16 @@ def bayes_bounds(
         (of that of the upper one), note. With more than one voter there is no interval.
     """
     classes = int((images.counts > 0).sum())
+    guessed = 1 - images.counts.max() / len(images)
     value, low, high = one_nn
-    rows = [
-        (name, 1, bayes_lower(1 - value, classes), 1 - value,
-         bayes_lower(1 - high, classes), 1 - low, "1-NN and Cover-Hart"),
-    ]  # fmt: skip
+
+    def at_most(*errors: float) -> tuple[float, ...]:
+        return tuple(float(np.minimum(error, guessed)) for error in errors)
+
+    bounds = at_most(
+        bayes_lower(1 - value, classes), 1 - value, bayes_lower(1 - high, classes), 1 - low
+    )
+    rows = [(name, 1, *bounds, "1-NN and Cover-Hart")]
     k = min(VOTERS, near.places.shape[1])
     right = np.empty(len(images))
     for part, votes in blocks_of_votes(near, images.codes, np.ones(k)):
@@ -138,7 +145,8 @@ def bayes_bounds(
         right[part] = np.where(own, 1 / first.sum(axis=1), 0.0)
     wrong = float((1 - right).mean())
     none = float("nan")
-    rows.append((name, k, bayes_lower(wrong, classes, k), wrong, none, none, "no interval"))
+    several = at_most(bayes_lower(wrong, classes, k), wrong)
+    rows.append((name, k, *several, none, none, "no interval"))
     columns = ["measure", "voters", "lower", "upper", "lower_low", "upper_high", "note"]
     return pd.DataFrame(rows, columns=columns)
 

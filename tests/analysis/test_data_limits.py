@@ -94,6 +94,15 @@ def test_bounds_are_those_of_the_rule():
     assert table.loc[1, "lower"] < 300 / 1797 + 0.03 < table.loc[1, "upper"]
 
 
+def test_no_bound_is_above_naming_every_image_after_the_largest_class():
+    """Neighbours of copies: .75 are wrong where .5, or .25, would be without looking."""
+    images = evaluation_set_of(np.arange(8), ["a", "a", "a", "a", "a", "a", "b", "b"])
+    near = Listed(np.full((8, 1), 7), np.zeros((8, 1)))
+    table = bayes_bounds("m", near, images, (0.25, 0.1, 0.4))
+    assert table[["lower", "upper"]].to_numpy().max() == 0.25
+    assert table.loc[0, ["lower_low", "upper_high"]].tolist() == [0.25, 0.25]
+
+
 def test_blocks_of_votes_change_nothing_and_bound_what_is_held(monkeypatch):
     x, images, _, _ = digits(flipped=300)
     near = near_of(x, images)
