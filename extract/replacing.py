@@ -1,5 +1,6 @@
 """Write a file or folder aside, so that one that fails leaves what was there before."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from alike.extract.errors import BadInput
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HTML = (".html", ".htm")
 """Endings of a page."""
 
@@ -53,6 +55,9 @@ def aside(target: Path) -> Iterator[Path]:
 
     Args:
         target: a file or a folder; the folder that holds it is made.
+
+    Raises:
+        OSError: a disk without room, with the name of the target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -63,5 +68,10 @@ def aside(target: Path) -> Iterator[Path]:
             # A folder cannot be replaced in one step; the old one goes only now.
             target.rename(folder / "old")
         part.replace(target)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # A library says it in its own words, of a file that is gone already.
+        raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

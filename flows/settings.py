@@ -116,6 +116,9 @@ def _fault(error: Any) -> str:
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
     given = error["input"]
     # A whole section is not repeated: its message names the value.
+    if not place:
+        # Of options of the command line: the message names them.
+        return masked(reason)
     fault = f"{place}: {reason}" if isinstance(given, dict) else f"{place} = {given!r}: {reason}"
     return masked(fault)
 

@@ -12,6 +12,8 @@ from alike.extract.progress import Progress, silent
 
 MOST_DIMENSIONS = 4096
 SAMPLE = 200_000
+FEWEST = 5
+"""Points from which on there is a t-SNE; fewer stay where they start."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def tsne(
     if n > sample:
         fitted[:] = False
         fitted[np.random.default_rng(seed).choice(n, sample, replace=False)] = True
-    if n < 5:
+    if n < FEWEST:
         return start.astype(np.float32), fitted
-    perplexity = min(perplexity, (min(n, sample) - 1) / 3)
+    perplexity = perplexity_of(n, perplexity, sample)
     model = _model(perplexity, start[fitted], seed, progress)
     embedding = model.fit(np.ascontiguousarray(vectors[fitted]))
     places = np.empty((n, 2), dtype=np.float32)
@@ -116,6 +118,16 @@ def tsne(
         places[part] = np.asarray(embedding.transform(vectors[part]), dtype=np.float32)
         progress("t-SNE, rest", min(low + 20_000, len(rest)), len(rest))
     return places, fitted
+
+
+def perplexity_of(n: int, perplexity: float, sample: int = SAMPLE) -> float:
+    """The perplexity of a map of so many points: a third of the other fitted ones at most.
+
+    Example:
+        >>> perplexity_of(40, 30.0)
+        13.0
+    """
+    return min(perplexity, (min(n, sample) - 1) / 3)
 
 
 def _model(perplexity: float, start: np.ndarray, seed: int, progress: Progress) -> Any:

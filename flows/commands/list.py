@@ -9,14 +9,17 @@ import typer
 from alike.flows.options import JsonOption
 
 TABLES = {
-    "datasets": ("alike.extract.images.sources", "SOURCES"),
-    "measures": ("alike.extract.measures.measures", "MEASURES"),
-    "scores": ("alike.analysis.scores.table", "SCORES"),
-    "losses": ("alike.train.losses", "LOSSES"),
-    "explainers": ("alike.analysis.explain.explain", "EXPLAINERS"),
-    "pair-explainers": ("alike.analysis.explain.likeness_pixels", "PAIR_EXPLAINERS"),
-    "indexes": ("alike.index.kinds", "INDEX_KINDS"),
-}
+    "datasets": ["alike.extract.images.sources.SOURCES"],
+    "measures": [
+        "alike.extract.measures.measures.MEASURES", "alike.extract.measures.sets.SET_MEASURES",
+    ],
+    "scores": ["alike.analysis.scores.table.SCORES"],
+    "losses": ["alike.train.losses.LOSSES"],
+    "explainers": ["alike.analysis.explain.explain.EXPLAINERS"],
+    "pair-explainers": ["alike.analysis.explain.likeness_pixels.PAIR_EXPLAINERS"],
+    "indexes": ["alike.index.kinds.INDEX_KINDS"],
+}  # fmt: skip
+"""Word of the command line to the tables that it lists, one after the other."""
 
 
 class What(StrEnum):
@@ -50,7 +53,7 @@ def list_rows(
     """
     from alike.flows.console import print_json
 
-    rows = _networks() if what is What.NETWORKS else _rows(*TABLES[what.value])
+    rows = _networks() if what is What.NETWORKS else _rows(TABLES[what.value])
     if json:
         print_json([{"name": name, "about": about} for name, about in rows.items()])
         return
@@ -67,8 +70,11 @@ def _networks() -> dict[str, str]:
     return {str(name): "torchvision" for name in names} | own
 
 
-def _rows(module: str, table: str) -> dict[str, str]:
-    rows: dict[str, Any] = getattr(importlib.import_module(module), table)
+def _rows(tables: list[str]) -> dict[str, str]:
+    rows: dict[str, Any] = {}
+    for table in tables:
+        module, _, name = table.rpartition(".")
+        rows |= getattr(importlib.import_module(module), name)
     return {name: _about(row) for name, row in rows.items()}
 
 

@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         `alike map --store pets.store --split all --perplexity 50 --to map.csv`
         """
         from alike.analysis.export import Result
-        from alike.analysis.maps import MapSettings, make_map
+        from alike.analysis.maps import FEWEST, MapSettings, make_map, perplexity_of
         from alike.extract.errors import BadInput
         from alike.extract.replacing import aside, check_target
         from alike.extract.store import Store
@@ -79,6 +79,12 @@ def register(app: typer.Typer) -> None:
         if left_out:
             why = f"they have no value of an array that {measure} reads"
             say(f"note: {left_out} images are left out: {why}")
+        fitted = perplexity_of(len(table), perplexity, sample)
+        if len(table) < FEWEST:
+            say(f"note: the t-SNE of fewer than {FEWEST} images is their PCA")
+        elif fitted < perplexity:
+            few = f"a third of the other {'fitted ' if len(table) > sample else ''}images"
+            say(f"note: perplexity {perplexity:g} is lowered to {fitted:g}, {few}")
         if to is not None:
             result = Result("map", table, {}, {"key": chosen.key, **table.attrs})
             with aside(to) as part:

@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
         """
         import numpy as np
 
+        from alike.extract.errors import BadInput
         from alike.extract.machine import usable_cores
         from alike.extract.store import Store
         from alike.extract.twins import (
@@ -49,6 +50,11 @@ def register(app: typer.Typer) -> None:
 
         opened = Store.open(store)
         cores = threads or usable_cores()
+        if search:
+            try:
+                opened.require_writable()
+            except BadInput as error:
+                raise BadInput(f"{error}; --no-search lists what is known") from None
         faults = opened.remove_damaged_twins() if search else []
         bad = sorted({row for key in opened.groups() for row in opened.features(key).bad()["row"]})
         if search:

@@ -77,6 +77,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(command, most, place,
         status, line = alike(*command)
     assert status == 1
     assert "File too large; choose another place, or make room there" in line
+    assert command[-1] != "new/page.html" or "new/page.html: File too large" in line
     assert files_in(place / "out") == before
     assert not files_in(place / "new") if (place / "new").exists() else True
 
