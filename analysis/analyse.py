@@ -55,6 +55,7 @@ from alike.analysis.probes import probe_scores
 from alike.analysis.scores import VERSION as SCORES_VERSION
 from alike.analysis.scores import (
     Tables,
+    check_maps,
     copy_links,
     evaluate_measure,
     evaluate_sets,
@@ -205,7 +206,8 @@ def _analyse(
         except BadInput as error:
             # A control that cannot be evaluated ends no analysis.
             left_out[UNTRAINED] = str(error)
-    set_rows = [work.evaluate_sets(features, name, images) for name in settings.set_measures]
+    for name in settings.set_measures:
+        check_maps(features, SET_MEASURES[name])
     plan = [part.within(settings) for part in plan]
     announcement = outlook(
         [part.load for part in plan], work.jobs, intervals=settings.bootstrap > 0,
@@ -214,6 +216,9 @@ def _analyse(
     if announcement:
         progress("analysis", 0, 0, announcement)
     parts, copies = work.evaluate_all(plan)
+    set_rows = [
+        work.evaluate_sets(features, name, images, copies) for name in settings.set_measures
+    ]
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     if many(len(images.classes)):
         left_out["pairs of classes"] = (
@@ -437,13 +442,15 @@ class Work:
             keep_tables(store, folder, tables)
         return tables
 
-    def evaluate_sets(self, features: "Features", name: str, images: EvaluationSet) -> pd.DataFrame:
-        """The scores of one set measure."""
-        settings = self.settings
+    def evaluate_sets(
+        self, features: "Features", name: str, images: EvaluationSet, copies: Copies | None
+    ) -> pd.DataFrame:
+        """The scores of one set measure; near copies are those that another measure told."""
+        settings, unit = self.settings, _units_among(copies, images)
         folder = self._folder(features, name, images)
         stage = remembering(self.jobs.stage(name, self.progress), features.store.files, folder)
         return evaluate_sets(
-            features, SET_MEASURES[name], images, settings.bootstrap > 0, settings.seed, stage
+            features, SET_MEASURES[name], images, settings.bootstrap > 0, settings.seed, stage, unit
         )
 
     def probe(

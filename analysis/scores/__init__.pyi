@@ -9,6 +9,7 @@ from .network import network_scores as network_scores
 from .rows import influence_note as influence_note
 from .rows import purity_top as purity_top
 from .rows import score_row as score_row
+from .sets import check_maps as check_maps
 from .sets import evaluate_sets as evaluate_sets
 from .table import SCORES as SCORES
 from .table import VERSION as VERSION

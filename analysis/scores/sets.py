@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, append_part, check
+from alike.analysis.neighbours import copies_note
 from alike.analysis.pairs import auc, balance, spreads_of_matrix, units_of
 from alike.analysis.scores.rows import NO_SPAN, score_row
 from alike.extract.errors import BadInput
@@ -28,19 +29,32 @@ def evaluate_sets(
     intervals: bool,
     seed: int,
     map_blocks: MapBlocks,
+    copies: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Rows of `scores`: sameness, auc, mean distances, one_nn of a sample of the images.
+
+    Args:
+        features: the extraction.
+        measure: the set measure.
+        images: the evaluation set.
+        intervals: compute them.
+        seed: of the sample.
+        map_blocks: how images are mapped.
+        copies: (N,) the unit of each image, near copies being one, as another measure tells them.
 
     Raises:
         BadInput: the feature maps are not stored, or some are NaN or infinite.
     """
-    if TAP not in features.arrays:
-        raise BadInput(missing_tap(measure.name, (TAP,), features))
+    check_maps(features, measure)
     held = features.committed([TAP], good=True)[images.rows]
     if not held.all():
         images = images.take(held)
         check(images)
-    few = images.sample(measure.sample, seed)
+        copies = None if copies is None else copies[held]
+    at = images.sample_at(measure.sample, seed)
+    few, unit = (images, copies) if at is None else (images.take(at), None)
+    if at is not None and copies is not None:
+        unit = copies[at]
     whole = len(few) == len(images)
     which = f"all {len(few)}" if whole else f"a stratified sample of {len(few)} of {len(images)}"
     note = f"all pairs of {which} images"
@@ -60,20 +74,33 @@ def evaluate_sets(
     )
     area, plain = auc(*balanced), auc(*total)
     low, high = NO_SPAN
+    of_auc = note
     if intervals:
-        spreads = spreads_of_matrix(placed, balanced, total, few, units_of(few))
+        spreads = spreads_of_matrix(placed, balanced, total, few, units_of(few, unit))
         low, high = spreads.interval("auc", area.value)
+        named = None if unit is None else np.unique(unit, return_inverse=True)[1]
+        of_auc = "; ".join(filter(None, [note, copies_note(named)]))
     np.fill_diagonal(distances, np.inf)
     hits = few.codes[distances.argmin(axis=1)] == few.codes
     return pd.DataFrame([
-        score_row(measure.name, "sameness", area.sameness, (2 * low - 1, 2 * high - 1), note),
-        score_row(measure.name, "auc", area.value, (low, high), note),
+        score_row(measure.name, "sameness", area.sameness, (2 * low - 1, 2 * high - 1), of_auc),
+        score_row(measure.name, "auc", area.value, (low, high), of_auc),
         score_row(measure.name, "sameness_all_pairs", plain.sameness, NO_SPAN, note),
         score_row(measure.name, "auc_all_pairs", plain.value, NO_SPAN, note),
         score_row(measure.name, "intra_mean", float(between[same].mean()), NO_SPAN, note),
         score_row(measure.name, "inter_mean", float(between[~same].mean()), NO_SPAN, note),
         score_row(measure.name, "one_nn", float(hits.mean()), NO_SPAN, note),
     ])  # fmt: skip
+
+
+def check_maps(features: "Features", measure: SetMeasure) -> None:
+    """Refuse features without maps.
+
+    Raises:
+        BadInput: the feature maps are not stored.
+    """
+    if TAP not in features.arrays:
+        raise BadInput(missing_tap(measure.name, (TAP,), features))
 
 
 def all_pairs(

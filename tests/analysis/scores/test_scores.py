@@ -176,6 +176,19 @@ def test_scores_of_a_set_measure_are_those_of_its_distances(tmp_path, make, writ
     nearest = (square + 9 * np.eye(len(maps))).argmin(axis=1)
     assert values["one_nn"] == (images.codes[nearest] == images.codes).mean()
     assert (rows["note"] == "all pairs of all 22 images").all()
+    # With each image there twice.
+    made = make(sizes=(11, 11))
+    made.arrays = {name: np.repeat(values, 2, axis=0) for name, values in made.arrays.items()}
+    made.codes, made.labels = np.repeat(made.codes, 2), np.repeat(made.labels, 2).tolist()
+    doubled = write_features(tmp_path / "u", made, taps=["last_conv"])
+    images = stored_evaluation_set(doubled, "all")
+    alone, together = (
+        evaluate_sets(doubled, measure, images, True, 0, map, copies).set_index("score").loc["auc"]
+        for copies in (None, images.rows // 2)
+    )
+    assert together["value"] == alone["value"]
+    assert together["high"] - together["low"] > 1.2 * (alone["high"] - alone["low"])
+    assert "44 images are near copies of others and left out together, as 22" in together["note"]
     bare = write_features(tmp_path / "t", make(sizes=(5, 5)), taps=["gap"])
     with pytest.raises(BadInput, match="last_conv"):
         evaluate_sets(
