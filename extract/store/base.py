@@ -181,8 +181,14 @@ class StoreBase:
 
         Returns:
             Name and fault of each, which the log keeps.
+
+        Raises:
+            StoreDamaged: the groups, or what says which images were trained on; nothing is deleted.
         """
         faults = []
+        # Without them nothing can be made again, so nothing goes.
+        self.image_groups()
+        self.trained_ids()
         for name in (LINKS, SIDES_TABLE):
             try:
                 self.read_table(name)
@@ -217,12 +223,17 @@ class StoreBase:
     def links_there(self) -> tuple[pd.DataFrame, np.ndarray]:
         """Give what is there of `links`, for a search: what is lost counts as not searched."""
         try:
-            data = self.read_file(LINKS)
+            table, attrs = self._read_twins(LINKS)
         except FileNotFoundError:
             return empty_links(), np.zeros(0, dtype=np.int64)
-        way_out = f"run `{command_of('twins', self)}`: it searches anew"
-        table, attrs = read_table(data, LINKS, way_out)
         return table, rows_in(attrs["searched"])
+
+    def _read_twins(self, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Read a table of twins; if it is damaged, the error says who makes it again."""
+        again = f"run `{command_of('twins', self)}`: it searches again"
+        if name != LINKS:
+            again = "run `alike extract` again: it makes it anew"
+        return read_table(self.read_file(name), name, again)
 
     def keep_image_groups(self, groups: pd.DataFrame) -> None:
         """Keep which images share a group (row, group), replacing all."""
@@ -233,7 +244,7 @@ class StoreBase:
     def image_groups(self) -> pd.DataFrame:
         """Give row, group of the images that have one."""
         try:
-            return self.read_table(GROUPS)[0]
+            return self._read_twins(GROUPS)[0]
         except FileNotFoundError:
             return pd.DataFrame({"row": np.zeros(0, np.int64), "group": np.zeros(0, object)})
 
@@ -299,7 +310,7 @@ class StoreBase:
         if stamp is None:
             return pd.DataFrame(columns=["row", "component", "image_id", "side"]), {}
         if self._sides_read is None or self._sides_read[0] != stamp:
-            self._sides_read = (stamp, *self.read_table(SIDES_TABLE))
+            self._sides_read = (stamp, *self._read_twins(SIDES_TABLE))
         return self._sides_read[1], self._sides_read[2]
 
     def forget_twins(self, rows: np.ndarray) -> None:
