@@ -112,7 +112,7 @@ class Result:
 
         dim = f"{self.name}_row"
         columns = {
-            str(name): (dim, column_values(column), {"units": self.units.get(str(name), "")})
+            str(name): (dim, _typed(column), {"units": self.units.get(str(name), "")})
             for name, column in self.table.items()
         }
         return xarray.Dataset(columns, attrs={MANIFEST: manifest_json(self.manifest)})
@@ -128,6 +128,12 @@ def column_values(column: pd.Series) -> np.ndarray:
         values: np.ndarray = names[column.cat.codes]
         return values
     return np.asarray(["" if pd.isna(value) else str(value) for value in column], dtype=object)
+
+
+def _typed(column: pd.Series) -> np.ndarray:
+    """`column_values`; an empty column of texts is one still, where xarray would take numbers."""
+    values = column_values(column)
+    return values if len(values) or values.dtype.kind != "O" else np.zeros(0, dtype="U1")
 
 
 def write_h5_table(parent: Any, result: Result) -> None:

@@ -25,6 +25,7 @@ Signatures = list[tuple[int, np.ndarray | None]]
 """Rows and thumbnails; None of an image that is too small for one."""
 MapBlocks = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """As `alike.extract.embedding.MapBlocks`."""
+_TEXTS = ("path_a", "path_b", "side_a", "side_b", "how")
 COLUMNS = ["row_a", "row_b", "path_a", "path_b", "side_a", "side_b", "correlation", "how"]
 
 
@@ -302,7 +303,8 @@ def twin_table(store: StoreBase) -> pd.DataFrame:
         pairs[f"path_{end}"] = view["path"].reindex(rows).to_numpy()
         ids = view["image_id"].reindex(rows).to_numpy()
         pairs[f"side_{end}"] = store.sides(rows, ids)
-    return pairs[COLUMNS]
+    # Of no pairs too: an empty column of texts has no type of its own.
+    return pairs[COLUMNS].astype(dict.fromkeys(_TEXTS, "str"))
 
 
 def within_and_across(pairs: pd.DataFrame, sides: Sequence[str] = SIDES) -> dict[str, int]:

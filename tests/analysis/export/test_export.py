@@ -135,6 +135,21 @@ def test_xarray_opens_it(write, wanted, analysed, digits, name):
             assert json.loads(tree.attrs["alike"])["digest"]
 
 
+@pytest.mark.parametrize("name", ["t.nc", "t.zarr"])
+@pytest.mark.filterwarnings("ignore:.*specification.*")
+def test_an_empty_column_of_texts_is_no_column_of_numbers(tmp_path, name):
+    xarray = pytest.importorskip("xarray")
+    table = pd.DataFrame({"row": np.zeros(0, np.int64), "path": pd.Series([], dtype="str")})
+    data = Result("twins", table, {}, {}).to_xarray()
+    if name == "t.nc":
+        data.to_netcdf(tmp_path / name, engine="h5netcdf")
+        again = xarray.open_dataset(tmp_path / name, engine="h5netcdf")
+    else:
+        data.to_zarr(tmp_path / name, zarr_format=3, consolidated=False)
+        again = xarray.open_zarr(tmp_path / name, consolidated=False)
+    assert (again["row"].dtype.kind, again["path"].dtype.kind in "OUT") == ("i", True)
+
+
 @pytest.mark.quick
 def test_pairs_of_very_many_classes_are_rows_of_a_netcdf(monkeypatch, nearest_alone):
     a, b = np.indices((4, 4))

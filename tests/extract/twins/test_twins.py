@@ -295,6 +295,15 @@ def test_damaged_links_and_sides_are_made_again(
     assert "damaged" in said
 
 
+def test_a_table_of_no_twins_has_texts_where_others_have(store: Store) -> None:
+    store.list_images(pd.DataFrame({
+        "image_id": ["0" * 64], "path": ["a.png"], "label": ["a"], "size": 1, "state": "ok",
+        "reason": "",
+    }))  # fmt: skip
+    kinds = twin_table(store).dtypes.astype(str)
+    assert kinds[["path_a", "side_b", "how"]].isin(["str", "object"]).all()
+
+
 def test_a_new_twin_joins_the_side_that_stands(
     tmp_path: Path, network: object, store: Store
 ) -> None:
