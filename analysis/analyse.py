@@ -408,7 +408,8 @@ class Work:
     def tell_copies(self, planned: Planned) -> Copies | None:
         """Near copies among the images of a measure that tells none."""
         stage = self.jobs.stage("near copies", self.progress)
-        links = copy_links(planned.features, planned.images, map_blocks=stage)
+        memory = 0 if self.jobs.remote else MEMORY
+        links = copy_links(planned.features, planned.images, memory=memory, map_blocks=stage)
         return None if links is None else _linked(planned.images, links)
 
     def evaluate(self, planned: Planned, copies: Copies | None = None) -> Tables:

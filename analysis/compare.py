@@ -231,11 +231,12 @@ def _side(
     if np.isin(images.rows, ready.fitted_rows).any():
         msg = f"{measure} was fitted on images to be compared: use --split held_out"
         raise BadInput(msg)
-    vectors = stored_vectors(features, ready, images.rows, memory=0 if jobs.remote else MEMORY)
+    memory = 0 if jobs.remote else MEMORY
+    vectors = stored_vectors(features, ready, images.rows, memory=memory)
     stage = _stages(name, jobs, progress)
     links = None
     if ready.form == "inner":
-        links = copy_links(features, images, map_blocks=stage("near copies"))
+        links = copy_links(features, images, memory=memory, map_blocks=stage("near copies"))
     return measured_side(vectors, images, stage, links)
 
 

@@ -375,7 +375,7 @@ def _measured(
     vectors = stored_vectors(features, ready, images.rows, memory=memory)
     links = None
     if ready.form == "inner":
-        links = copy_links(features, images, map_blocks=stage("near copies"))
+        links = copy_links(features, images, memory=memory, map_blocks=stage("near copies"))
     copies = None if links is None else linked_units(images, [links])
     tables = evaluate_measure(measure, vectors, images, stage, seed=seed, copies=copies)
     rows = tables["scores"]

@@ -6,7 +6,7 @@ the same images tells them: the first that is stored and not fitted, `gap_cosine
 
 from typing import TYPE_CHECKING
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, stored_vectors
+from alike.analysis.blocks import MEMORY, EvaluationSet, MapBlocks, stored_vectors
 from alike.analysis.neighbours import Links, nearest
 from alike.extract.errors import BadInput
 from alike.extract.measures import MEASURES, ready_measure
@@ -18,13 +18,18 @@ NEIGHBOURS = 10
 
 
 def copy_links(
-    features: "Features", images: EvaluationSet, *, map_blocks: MapBlocks = map
+    features: "Features",
+    images: EvaluationSet,
+    *,
+    memory: int = MEMORY,
+    map_blocks: MapBlocks = map,
 ) -> Links | None:
     """Places and keys of the nearest by the first measure that tells copies; None: none does.
 
     Args:
         features: of the images.
         images: the evaluation set.
+        memory: bytes of vectors that are held; 0 where workers elsewhere read them.
         map_blocks: how panels of images are mapped.
     """
     able = [name for name, row in MEASURES.items() if row.form != "inner" and not row.needs_fit]
@@ -33,7 +38,7 @@ def copy_links(
             measure = ready_measure(features, name)
             if not features.committed(measure.taps, good=True)[images.rows].all():
                 continue
-            vectors = stored_vectors(features, measure, images.rows)
+            vectors = stored_vectors(features, measure, images.rows, memory=memory)
         except BadInput:
             continue
         near = nearest(vectors, images, NEIGHBOURS, map_blocks=map_blocks)
