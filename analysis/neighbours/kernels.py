@@ -18,8 +18,6 @@ CHUNK = 32
 """Keys that are compared at once."""
 FEW_STEPS = 8
 """Steps an entry up to which lists are sorted by insertion."""
-ITSELF = np.uint64(0xFFFFFFFFFFFFFFFF)
-"""Above every candidate."""
 
 
 @compiled
@@ -165,18 +163,17 @@ def offer(
 
 
 @compiled
-def pack(
+def write_keys(
     product: NDArray[np.float32],
     row_b: NDArray[np.float32],
     col_b: NDArray[np.float32],
     at: NDArray[np.int64],
     col_first: int,
     own: NDArray[np.int64],
-    packed: NDArray[np.uint64],
+    keys: NDArray[np.float32],
     kin: NDArray[np.uint64],
-    room: Keys,
 ) -> None:
-    """Write every column of a tile as a candidate of every row; for lists of a large share of all.
+    """Write the key of every column of a tile for every row; for lists of a large share of all.
 
     Args:
         product: see `offer`, as for the next four.
@@ -185,27 +182,60 @@ def pack(
         at: (m,).
         col_first: position of column 0.
         own: (m, 2); see `Candidates`.
-        packed: (m, N) all candidates; those of the tile are written, of a row itself the largest.
+        keys: (m, N) those of the tile are written, of a row itself the largest number.
         kin: (m,) farthest of the own class, changed.
-        room: scratch of n or more.
     """
-    keys, bits = room
     m, n = product.shape
+    held = np.empty(1, dtype=np.float32)
+    bits = held.view(np.uint32)
     for i in range(m):
         b = row_b[i]
+        row = keys[i, col_first : col_first + n]
         for j in range(n):
-            keys[j] = max(b + col_b[j] - product[i, j], _ZERO)
-        for j in range(n):
-            packed[i, col_first + j] = (np.uint64(bits[j]) << _SHIFT) | np.uint64(col_first + j)
+            row[j] = max(b + col_b[j] - product[i, j], _ZERO)
         itself = at[i] - col_first
-        far = kin[i]
-        for j in range(max(own[i, 0] - col_first, 0), min(own[i, 1] - col_first, n)):
-            entry = packed[i, col_first + j]
-            if j != itself and (entry >> _SHIFT > far >> _SHIFT or far == np.uint64(0)):
-                far = entry
-        kin[i] = far
+        bits[0] = np.uint32(kin[i] >> _SHIFT)
+        far, place = held[0], -1
+        start, stop = max(own[i, 0] - col_first, 0), min(own[i, 1] - col_first, n)
+        for j in range(start, stop):
+            if j != itself and (row[j] > far or (place < 0 and kin[i] == np.uint64(0))):
+                far, place = row[j], j
+        if place >= 0:
+            held[0] = far
+            kin[i] = (np.uint64(bits[0]) << _SHIFT) | np.uint64(col_first + place)
         if 0 <= itself < n:
-            packed[i, at[i]] = ITSELF
+            row[itself] = LARGEST
+
+
+@compiled
+def take_nearest(
+    keys: NDArray[np.float32], last: NDArray[np.float32], near: NDArray[np.uint64]
+) -> None:
+    """Write the k nearest of every row, by position, as candidates.
+
+    Args:
+        keys: (m, N) of all.
+        last: (m,) the k-th smallest key of each.
+        near: (m, k + 1) written; what is in the last column has no meaning.
+    """
+    m, n = keys.shape
+    k = near.shape[1] - 1
+    held = np.empty(1, dtype=np.float32)
+    bits = held.view(np.uint32)
+    for i in range(m):
+        row, limit = keys[i], last[i]
+        below = 0
+        for j in range(n):
+            below += row[j] < limit
+        equal, count = k - below, 0
+        for j in range(n):
+            held[0] = row[j]
+            near[i, count] = (np.uint64(bits[0]) << _SHIFT) | np.uint64(j)
+            if row[j] < limit:
+                count += 1
+            elif row[j] == limit and equal > 0:
+                equal -= 1
+                count += 1
 
 
 @compiled

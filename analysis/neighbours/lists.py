@@ -36,9 +36,10 @@ from alike.analysis.neighbours.kernels import (
     keys_between,
     no_candidates,
     offer,
-    pack,
     room_for_keys,
+    take_nearest,
     unsure_keys,
+    write_keys,
 )
 from alike.analysis.neighbours.ties import MARGIN, expected_scores
 from alike.analysis.pairs import TILE, Units
@@ -50,10 +51,11 @@ TIE = 2.0**-19
 """Share of the squared length within which two keys may be one: the error of float32 products of
 2,048 numbers. Which of them it hides depends on the processor's kernels."""
 DIFFERENCES = 1 << 22
-MANY = 32
-"""Lists of more than one image of so many are selected from all keys at once."""
-SELECTED, SELECTED_ROWS, SELECTED_BYTES = 1 << 17, 128, 32 << 20
-"""Up to so many images; so many rows at once, or more within so many bytes."""
+MANY = 16
+"""Lists of more than one image of so many are selected from all keys at once: 128 MB at most, since
+a panel has the fewer rows the longer the lists are."""
+SELECTED_ROWS = 64
+"""Of which keys are selected at once."""
 LOW = np.uint64(0xFFFFFFFF)
 SAME = 1e-5
 """By how much more one key must be than another to be of another distance: float32 products."""
@@ -287,7 +289,7 @@ def _offered(
     among: tuple[int, int],
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """`_best` by float32 products with the images from and up to some position."""
-    if vectors.n < min(width * MANY, SELECTED) and among == (0, vectors.n):
+    if vectors.n < width * MANY and among == (0, vectors.n):
         return _selected(vectors, product, at, block, own, width)
     (z, b), m = block, len(at)
     candidates, room = no_candidates(own, width), room_for_keys(TILE)
@@ -322,32 +324,30 @@ def _selected(
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """`_offered` for lists of many of all images: the keys of all at once, and a selection."""
     (z, b), m = block, len(at)
-    best, kin = np.empty((m, width), dtype=np.uint64), np.zeros(m, dtype=np.uint64)
-    step = int(np.clip(SELECTED_BYTES // (8 * vectors.n), SELECTED_ROWS, TILE))
-    packed, room = np.empty((min(step, m), vectors.n), dtype=np.uint64), room_for_keys(TILE)
-    row_b, scratch = b.astype(np.float32), np.empty(step * TILE, dtype=np.float32)
+    keys, kin = np.empty((m, vectors.n), dtype=np.float32), np.zeros(m, dtype=np.uint64)
+    row_b, scratch = b.astype(np.float32), np.empty(TILE * TILE, dtype=np.float32)
     ready = product.ready(z)
-    for low in range(0, m, step):
-        rows = slice(low, min(low + step, m))
-        size = rows.stop - low
-        for start, stop in blocks(vectors.n, vectors.dim):
-            z_others, b_others = vectors.block(start, stop)
-            others, col_b = product.ready(z_others), b_others.astype(np.float32)
-            for first in range(0, stop - start, TILE):
-                cols = slice(first, min(first + TILE, stop - start))
-                shape = size, cols.stop - first
+    for start, stop in blocks(vectors.n, vectors.dim):
+        z_others, b_others = vectors.block(start, stop)
+        others, col_b = product.ready(z_others), b_others.astype(np.float32)
+        for first in range(0, stop - start, TILE):
+            cols = slice(first, min(first + TILE, stop - start))
+            for low in range(0, m, TILE):
+                rows = slice(low, min(low + TILE, m))
+                shape = rows.stop - low, cols.stop - first
                 out = product.multiply(
                     ready[rows], others[cols], scratch[: shape[0] * shape[1]].reshape(shape)
                 )
-                pack(
-                    out, row_b[rows], col_b[cols], at[rows], start + first, own[rows],
-                    packed[:size], kin[rows], room,
+                write_keys(
+                    out, row_b[rows], col_b[cols], at[rows], start + first, own[rows], keys[rows],
+                    kin[rows],
                 )  # fmt: skip
-        some = packed[:size]
-        some.partition(width - 1, axis=1)
-        best[rows] = some[:, :width]
-    best.sort(axis=1)
-    return best, kin
+    near = np.empty((m, width + 1), dtype=np.uint64)
+    for low in range(0, m, SELECTED_ROWS):
+        some = keys[low : low + SELECTED_ROWS]
+        ordered = np.partition(some, width - 1, axis=1)
+        take_nearest(some, ordered[:, width - 1].copy(), near[low : low + SELECTED_ROWS])
+    return np.sort(near[:, :width], axis=1), kin
 
 
 def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
