@@ -215,10 +215,11 @@ def _analyse(
     )  # fmt: skip
     if announcement:
         progress("analysis", 0, 0, announcement)
-    parts, copies = work.evaluate_all(plan)
+    first, copies = work.tell_copies(plan)
     set_rows = [
         work.evaluate_sets(features, name, images, copies) for name in settings.set_measures
     ]
+    parts = work.evaluate_all(plan, first, copies)
     tables = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     if many(len(images.classes)):
         left_out["pairs of classes"] = (
@@ -303,7 +304,8 @@ def evaluate(
     images = stored_evaluation_set(features, settings.split)
     plan, _ = _plan(features, images, settings)
     work = Work(settings, jobs or here(), progress)
-    parts, _ = work.evaluate_all([part.within(settings) for part in plan])
+    plan = [part.within(settings) for part in plan]
+    parts = work.evaluate_all(plan, *work.tell_copies(plan))
     work.forget()
     network = network_scores(features, images, intervals=False)
     return pd.concat([*(part["scores"] for part in parts), network], ignore_index=True)
@@ -385,32 +387,36 @@ class Work:
     progress: Progress
     folders: list[tuple[Files, str]] = field(default_factory=list)
 
-    def evaluate_all(self, plan: Sequence[Planned]) -> tuple[list[Tables], Copies | None]:
-        """The tables of each measure, and the near copies that the first can tell.
+    def tell_copies(self, plan: Sequence[Planned]) -> tuple[dict[int, Tables], Copies | None]:
+        """The first measure that tells near copies is evaluated; its tables by its place, and they.
 
         Inner products tell none, so such measures take those of the first that does; without one,
         those of a measure that is not asked for (see `copy_links`).
         """
-        inner = [part.source.measure.form == "inner" for part in plan]
-        of_network = [part.features is plan[0].features for part in plan]
-        tells = next((at for at in range(len(plan)) if of_network[at] and not inner[at]), None)
-        tables: dict[int, Tables] = {}
-        if tells is None:
-            copies = self.tell_copies(plan[0])
-        else:
-            tables[tells] = self.evaluate(plan[tells])
-            copies = _copies(plan[tells], tables[tells]["neighbours"])
-        for at in range(len(plan)):
-            if at not in tables:
-                tables[at] = self.evaluate(plan[at], copies if inner[at] else None)
-        return [tables[at] for at in range(len(plan))], copies
-
-    def tell_copies(self, planned: Planned) -> Copies | None:
-        """Near copies among the images of a measure that tells none."""
+        for at, part in enumerate(plan):
+            if part.features is plan[0].features and part.source.measure.form != "inner":
+                tables = self.evaluate(part)
+                return {at: tables}, _copies(part, tables["neighbours"])
         stage = self.jobs.stage("near copies", self.progress)
         memory = 0 if self.jobs.remote else MEMORY
-        links = copy_links(planned.features, planned.images, memory=memory, map_blocks=stage)
-        return None if links is None else _linked(planned.images, links)
+        links = copy_links(plan[0].features, plan[0].images, memory=memory, map_blocks=stage)
+        return {}, None if links is None else _linked(plan[0].images, links)
+
+    def evaluate_all(
+        self, plan: Sequence[Planned], tables: dict[int, Tables], copies: Copies | None
+    ) -> list[Tables]:
+        """The tables of each measure.
+
+        Args:
+            plan: the measures.
+            tables: of those that were evaluated, by place.
+            copies: that measures take which tell none.
+        """
+        return [
+            tables[at] if at in tables
+            else self.evaluate(part, copies if part.source.measure.form == "inner" else None)
+            for at, part in enumerate(plan)
+        ]  # fmt: skip
 
     def evaluate(self, planned: Planned, copies: Copies | None = None) -> Tables:
         """The tables of one measure, or those that an earlier run finished.

@@ -101,11 +101,11 @@ class EvaluationSet:
         places = []
         for low, high in zip(self.starts[:-1], self.starts[1:], strict=True):
             at = self.by_id[low:high]
-            units = np.arange(high - low) if unit is None else pd.factorize(unit[at])[0]
-            n = int(units.max()) + 1 if len(units) else 0
+            units = None if unit is None else pd.factorize(unit[at])[0]
+            n = high - low if units is None else int(units.max(initial=-1)) + 1
             size = max(min(2, n), round(n * limit / len(self)))
             drawn = draw.choice(np.arange(n), size=size, replace=False)
-            places.append(np.sort(at[np.isin(units, drawn)]))
+            places.append(np.sort(at[drawn if units is None else np.isin(units, drawn)]))
         return np.concatenate(places)
 
     def sample(self, limit: int, seed: int) -> "EvaluationSet":

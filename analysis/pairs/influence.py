@@ -497,9 +497,14 @@ def pass_over_pairs(
     return Passed(sums, at, tuple(each))
 
 
-def _drawn_whole(units: Units, n_classes: int) -> NDArray[np.int64]:
-    """Numbers (N,) of what a sample takes whole: near copies, but no class that is a unit."""
+def _drawn_whole(units: Units, n_classes: int) -> NDArray[np.int64] | None:
+    """Numbers (N,) of what a sample takes whole: near copies, but no class that is a unit.
+
+    None if there are no copies.
+    """
     a_class = units.stratum[units.named] == n_classes
+    if np.bincount(units.named[~a_class]).max(initial=1) == 1:
+        return None
     alone = len(units.stratum) + np.arange(len(units.named))
     return np.asarray(np.where(a_class, alone, units.named), dtype=np.int64)
 
