@@ -7,7 +7,7 @@ not computed again; `alike explain --all` says how many were.
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def explain_set(
     parts = [table.iloc[lo : lo + PART] for lo in range(0, len(table), PART)]
     folder = f"explanations/{features.key}"
     asked = [(method, part) for method in methods for part in parts]
-    names = [f"{folder}/{method}/{_hash(part)}.npz" for method, part in asked]
+    names = [f"{folder}/{method}/{_hash(part['image_id'])}.npz" for method, part in asked]
     absent = {name for name in names if features.store.files.size(name) is None}
     todo = [one for one, name in zip(asked, names, strict=True) if name in absent]
     made = iter(map_parts(_PartExplanations(features, network, batch_size), todo))
@@ -106,12 +106,25 @@ def explain_set(
 
 
 def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Read what `explain_set` wrote for one method, part by part, as a dict of arrays."""
+    """Read what `explain_set` wrote for one method, part by part, as a dict of arrays.
+
+    Every image that is in the set comes once, though runs with other limits or splits have written
+    it into several parts. Parts of an earlier version of the maps do not come.
+    """
     folder = f"explanations/{features.key}/{method}"
+    ids, wanted = features.store.image_ids(), set(features.table()["row"].tolist())
     for name in sorted(features.store.files.listing(folder)):
-        if name.endswith(".npz") and is_name(name):
-            place = f"{folder}/{name}"
-            yield read_npz(features.store.read_file(place), place, _WAY_OUT)
+        if not (name.endswith(".npz") and is_name(name)):
+            continue
+        place = f"{folder}/{name}"
+        part = read_npz(features.store.read_file(place), place, _WAY_OUT)
+        rows = part["rows"]
+        if rows.max(initial=0) >= len(ids) or name != f"{_hash(ids[rows])}.npz":
+            continue
+        new = np.isin(rows, list(wanted))
+        if new.any():
+            wanted.difference_update(rows[new].tolist())
+            yield {key: values[new] for key, values in part.items()}
 
 
 def _limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
@@ -121,8 +134,8 @@ def _limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
     return table.iloc[order[:limit]].sort_values("row")
 
 
-def _hash(part: pd.DataFrame) -> str:
-    return hashlib.sha256("\n".join([VERSION, *part["image_id"]]).encode()).hexdigest()[:16]
+def _hash(image_ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join([VERSION, *image_ids]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -203,15 +203,21 @@ def explain_images(
         except DoesNotFit as error:
             notes.append(str(error))
         else:
-            notes += _empty_notes(by_method[-1], names)
+            notes += _empty_notes(method, [one.relevance for one in by_method[-1]], names)
     explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
     both = len(sources) > 1 and likeness
     comparison, frames = None, [framed(one, network) for one in sources[:2] if both]
     if LIKENESS in methods and both:
-        comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
-        share = class_token_share(network, frames)
-        notes += [] if share is None else [str(share)]
+        try:
+            comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
+        except BadInput as error:
+            notes.append(f"likeness of {names[0]} (a) and {names[1]} (b): {error}")
+        else:
+            share = class_token_share(network, frames)
+            notes += [] if share is None else [str(share)]
     pixels = _pixels(features, network, frames, of_two, measure, pairs, notes)
+    for one in pixels:
+        notes += _empty_notes(one.method, (one.on_a, one.on_b), names)
     shown = tuple(frame.permute(1, 2, 0).numpy() for frame in frames)
     grades = StoredGrades.of(features)
     which = index_or_name(network, target)
@@ -244,14 +250,14 @@ def _pixels(
     return tuple(found)
 
 
-def _empty_notes(explanations: Sequence[Explanation], names: Sequence[str]) -> list[str]:
-    """The images for which one method gives a map that is zero everywhere."""
-    empty = [name for one, name in zip(explanations, names, strict=True) if one.empty]
+def _empty_notes(
+    method: str, maps: Sequence[npt.NDArray[np.float32]], names: Sequence[str]
+) -> list[str]:
+    """A line for a method whose map of some images is zero everywhere, with their names."""
+    empty = [name for one, name in zip(maps, names, strict=False) if not one.any()]
     if not empty:
         return []
-    return [
-        f"{explanations[0].method} is zero everywhere, which is no explanation: {', '.join(empty)}"
-    ]
+    return [f"{method} is zero everywhere, which is no explanation: {', '.join(empty)}"]
 
 
 def _peak(relevance: npt.NDArray[np.float32]) -> dict[str, float]:
