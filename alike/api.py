@@ -692,7 +692,7 @@ def explain(
                     map_parts=jobs.stage("explain") if jobs.remote else map,
                     progress=progress,
                 )
-            parts["all"] = Part(report.table)
+            parts["all"] = Part(report.table, notes=report.left_out)
         if classes:
             parts["classes"] = every_class(chosen, side, pictures.__setitem__)
         if confused:

@@ -185,6 +185,7 @@ def like_class(features: "Features", images: Sequence[str | int], label: str) ->
     import pandas as pd
 
     from alike.analysis.explain import images_to_class, network_for, to_class_panel
+    from alike.analysis.explain.overlay import pictured_note
     from alike.extract.frames import read_images
 
     names = [str(image) for image in images]
@@ -197,6 +198,7 @@ def like_class(features: "Features", images: Sequence[str | int], label: str) ->
     empty = [name for name, *maps in both if not any(one.any() for one in maps)]
     if empty:
         notes.append(f"likeness is zero everywhere, which is no explanation: {', '.join(empty)}")
+    notes += pictured_note(len(names), "images")
     picture = to_class_panel(frames, [Path(name).name for name in names], explained)
     sides = {"to_class": explained.to_class, "to_others": explained.to_others}
     sums = {name: maps.sum(axis=(1, 2)) for name, maps in sides.items()}

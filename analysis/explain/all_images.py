@@ -19,6 +19,7 @@ from alike.analysis.explain.explain import explain_batch, explainer
 from alike.analysis.explain.inputs import class_name, network_for, turns_in_classes, worker_network
 from alike.extract.documents import read_npz
 from alike.extract.embedding import MapBlocks
+from alike.extract.errors import BadInput
 from alike.extract.frames import StoredImages
 from alike.extract.identity import is_name
 from alike.extract.progress import Progress, silent
@@ -43,12 +44,15 @@ class SetReport:
         n_computed: images explained in this run, counted once a method.
         n_reused: found in the store.
         folder: where the arrays are, in the store.
+        left_out: a line for each image that is gone or has changed since its features were
+            computed; it is in no part, and the next run asks for it again.
     """
 
     table: pd.DataFrame
     n_computed: int
     n_reused: int
     folder: str
+    left_out: tuple[str, ...] = ()
 
 
 def explain_set(
@@ -76,8 +80,8 @@ def explain_set(
         progress: told after every part.
 
     Raises:
-        BadInput: an unknown method, weights that are not those of the features, or a method that
-            does not fit the network.
+        BadInput: an unknown method, weights that are not those of the features, a method that
+            does not fit the network, or images of which all are gone.
     """
     for method in methods:
         explainer(method)
@@ -92,17 +96,26 @@ def explain_set(
     todo = [one for one, name in zip(asked, names, strict=True) if name in absent]
     made = iter(map_parts(_PartExplanations(features, network, batch_size), todo))
     tables, n_computed = [], 0
+    gone: dict[int, str] = {}
     for number, ((method, part), name) in enumerate(zip(asked, names, strict=True)):
         if name in absent:
-            archive = next(made)
-            features.store.write_file(name, archive)
+            archive, lost = next(made)
+            gone |= lost
+            part = part[~part["row"].isin(list(lost))]
+            if len(part):
+                place = f"{folder}/{method}/{_hash(part['image_id'])}.npz"
+                features.store.write_file(place, archive)
             n_computed += len(part)
         else:
             archive = features.store.read_file(name)
-        tables.append(_listed(method, part, archive, network))
+        if len(part):
+            tables.append(_listed(method, part, archive, network))
         progress("explain", number + 1, len(asked), method)
+    if gone and not tables:
+        raise BadInput(f"no image can be explained: {next(iter(gone.values()))}")
     table_of_all = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return SetReport(table_of_all, n_computed, len(table_of_all) - n_computed, folder)
+    n_reused = len(table_of_all) - n_computed
+    return SetReport(table_of_all, n_computed, n_reused, folder, tuple(gone.values()))
 
 
 def stored_relevance(features: "Features", method: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -146,23 +159,32 @@ class _PartExplanations:
     network: "Network"
     batch_size: int
 
-    def __call__(self, asked: tuple[str, pd.DataFrame]) -> bytes:
-        """The archive of a method and a part."""
+    def __call__(self, asked: tuple[str, pd.DataFrame]) -> tuple[bytes, dict[int, str]]:
+        """The archive of a method and a part, and why images of which rows are not in it."""
         method, part = asked
         stored = StoredImages.of(self.features.store, part)
-        images = [stored.read(int(row)) for row in part["row"]]
+        images, rows, gone = [], [], {}
+        for row in part["row"].tolist():
+            try:
+                images.append(stored.read(row))
+            except BadInput as error:
+                gone[row] = str(error)
+            else:
+                rows.append(row)
+        if not rows:
+            return b"", gone
         explained = explain_batch(images, self.network, method, batch_size=self.batch_size)
         explanations = list(explained)
         archive = io.BytesIO()
         np.savez_compressed(
             archive,
-            rows=part["row"].to_numpy(np.int64),
+            rows=np.array(rows, np.int64),
             target=np.array([one.target for one in explanations], np.int64),
             score=np.array([one.score for one in explanations], np.float32),
             probability=np.array([one.probability for one in explanations], np.float32),
             relevance=np.stack([one.relevance for one in explanations]).astype(np.float32),
         )
-        return archive.getvalue()
+        return archive.getvalue(), gone
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel without weights and open files."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from alike.analysis.explain.file_names import CONFUSED, DIGEST
 from alike.analysis.explain.inputs import Source, framed
 from alike.analysis.explain.likeness_maps import directed, leave_one_out, likeness_to, unit
-from alike.analysis.explain.overlay import full_colour, heat_image
+from alike.analysis.explain.overlay import PICTURED, full_colour, heat_image, pictured_note
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, shown_frames, stored_pair
 from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
 from alike.extract.errors import BadInput
@@ -309,9 +309,10 @@ def class_panel(
 def to_class_panel(
     frames: Sequence[Pixels], names: Sequence[str], likeness: ClassLikeness
 ) -> Pixels:
-    """Show what `images_to_class` found: one row an image."""
-    lines = [(name, f"beside class {likeness.label}") for name in names]
-    rows = _member_rows(frames, lines, likeness.to_class, likeness.to_others)
+    """Show what `images_to_class` found: one row an image, of the first `PICTURED`."""
+    lines = [(name, f"beside class {likeness.label}") for name in names[:PICTURED]]
+    maps = (likeness.to_class[:PICTURED], likeness.to_others[:PICTURED])
+    rows = _member_rows(frames[:PICTURED], lines, *maps)
     return panel(rows, title=f"What makes an image one of class {likeness.label}", note=NOTE)
 
 
@@ -369,12 +370,15 @@ def confused_panel(
     """
     table = confused_pairs(features, count, split=split, tell=tell)
     centre = centre_of(features)
-    rows = [(int(row.row_a), int(row.row_b)) for row in table.itertuples()]
+    shown = table[:PICTURED]
+    for line in pictured_note(len(table), "pairs"):
+        tell(line)
+    rows = [(int(row.row_a), int(row.row_b)) for row in shown.itertuples()]
     likenesses = [
         stored_pair(features, one, other, centre=centre, tell=tell) for one, other in rows
     ]
     names = [
         (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
-        for row in table.itertuples()
+        for row in shown.itertuples()
     ]
     return table, alike_panel(likenesses, names, grades=grades)

@@ -21,7 +21,7 @@ from alike.analysis.explain.likeness_pixels import (
     pair_explainer,
     pixel_likeness,
 )
-from alike.analysis.explain.overlay import explanation_panel
+from alike.analysis.explain.overlay import PICTURED, explanation_panel, pictured_note
 from alike.analysis.explain.pair import (
     Alike,
     alike_panel,
@@ -113,7 +113,9 @@ class Explained:
         panels = {}
         short = [Path(name).name for name in self.names]
         if any(self.explanations):
-            panels["explanations"] = explanation_panel(self.explanations, short, grades=self.grades)
+            panels["explanations"] = explanation_panel(
+                self.explanations[:PICTURED], short, grades=self.grades
+            )
         if self.alike is not None:
             panels[LIKENESS] = alike_panel([self.alike], [(short[0], short[1])], grades=self.grades)
         if self.pixels:
@@ -205,6 +207,7 @@ def explain_images(
         else:
             notes += _empty_notes(method, [one.relevance for one in by_method[-1]], names)
     explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
+    notes += pictured_note(len(sources) if by_method else 0, "images")
     both = len(sources) > 1 and likeness
     comparison, frames = None, [framed(one, network) for one in sources[:2] if both]
     if LIKENESS in methods and both:

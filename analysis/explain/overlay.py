@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.floating]
 FOR = ((255, 196, 92), (196, 40, 0))
 AGAINST = ((120, 190, 255), (8, 56, 150))
 SMOOTHED = 112
+PICTURED = 64
+"""Rows of a picture, at most: of thousands it would not fit into memory."""
 NOTE = (
     "Orange speaks for the class, blue against it. Each map has its own scale: full colour is its "
     "99.5 % quantile of magnitude. Maps of pixels are smoothed by a 112th of their side."
@@ -145,6 +147,16 @@ def explanation_panel(
         rows.append([PanelImage(first.image, lines), *maps])
     note = f"{NOTE} {GRADE_NOTE}" if grades else NOTE
     return panel(rows, side=side, title=title, note=note)
+
+
+def pictured_note(count: int, what: str) -> list[str]:
+    """Say how many rows a picture leaves out, if it does.
+
+    Example:
+        >>> pictured_note(64, "images"), pictured_note(1000, "images")
+        ([], ['the picture shows the first 64 of 1,000 images'])
+    """
+    return [f"the picture shows the first {PICTURED} of {count:,} {what}"][: count > PICTURED]
 
 
 def _enlarged(heat: Floats, size: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -18,6 +18,9 @@ from alike.flows.options import (
     names_of,
 )
 
+SHOWN = 20
+"""Lines of what is left out; there may be one for every image."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -273,8 +276,9 @@ def _all(
         typer.echo(
             f"{report.n_computed} maps computed, {report.n_reused} were there: {report.folder}"
         )
+        _left_out(report.left_out)
     counts = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
-    return {**counts, "images": report.table}
+    return {**counts, "images": report.table, "left_out": report.left_out}
 
 
 def _classes(
@@ -406,8 +410,10 @@ def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
 
 
 def _left_out(notes: Sequence[str]) -> None:
-    for note in notes:
+    for note in notes[:SHOWN]:
         typer.echo(f"left out: {note}")
+    if len(notes) > SHOWN:
+        typer.echo(f"left out: {len(notes) - SHOWN:,} lines more, which --json has")
 
 
 def _say(files: list[str]) -> None:

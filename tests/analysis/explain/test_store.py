@@ -21,6 +21,7 @@ from alike.analysis.explain.classes import (
     class_likeness,
     classes_left_out,
     confused_pairs,
+    confused_panel,
     images_to_class,
     keep_confused,
 )
@@ -248,12 +249,25 @@ def test_an_image_that_is_gone_leaves_its_place_empty(features):
         both = stored_pair(features, 0, 7, tell=lines.append)
         with pytest.raises(BadInput, match="cannot be read any more"):
             stored_frames(features, [0])
+        whole = explain_set(features, methods=("cam",))
+        alone = features.table().query("row == 0")
+        with (
+            patch.object(features, "table", return_value=alone),
+            pytest.raises(BadInput, match="no image can be explained"),
+        ):
+            explain_set(features, methods=("cam",))
     finally:
         file.write_bytes(held)
     assert len(np.unique(both.images[0])) == 1
     assert both.likeness.value == stored_pair(features, 0, 7).likeness.value
     (line,) = lines
     assert line.startswith("picture of row 0: image ")
+    assert whole.left_out == (line.removeprefix("picture of row 0: "),)
+    assert sorted(whole.table["row"]) == list(range(1, 18))
+    (part,) = stored_relevance(features, "cam")
+    assert 0 not in part["rows"]
+    again = explain_set(features, methods=("cam",))
+    assert (again.n_computed, again.left_out) == (18, ())
     mean = features.read("last_conv", np.array([0]))[0].astype(np.float64).mean((1, 2))
     assert stored_pair(features, 0, 7, centre=mean).centred is None
 
@@ -327,6 +341,16 @@ def test_confused_pairs_are_the_most_alike_of_different_classes(features):
     assert table["cosine"].iloc[0] == pytest.approx((units @ units.T)[different].max(), rel=1e-6)
     assert (table["label_a"] != table["label_b"]).all()
     assert (np.diff(table["cosine"]) <= 0).all()
+
+
+def test_a_picture_of_very_many_rows_shows_the_first(features, monkeypatch):
+    monkeypatch.setattr("alike.analysis.explain.overlay.PICTURED", 1)
+    monkeypatch.setattr("alike.analysis.explain.classes.PICTURED", 1)
+    lines = []
+    table, picture = confused_panel(features, 3, tell=lines.append)
+    assert len(table) == 3
+    assert lines == ["the picture shows the first 1 of 3 pairs"]
+    assert picture.shape[0] < 3 * SIDE
 
 
 def test_examples_are_the_same_images_for_every_network(features):
