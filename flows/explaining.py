@@ -298,6 +298,7 @@ def graded(
         grade_of,
         pair_grade_of,
     )
+    from alike.analysis.explain.inputs import names_no_class
     from alike.extract.errors import BadInput
     from alike.extract.progress import silent
 
@@ -343,13 +344,6 @@ def graded(
                 raise
             tell(f"likeness: {error}")
     return tables
-
-
-def names_no_class(features: "Features") -> bool:
-    """Whether nothing follows the pooling of the network that made the features."""
-    from alike.extract.networks import HEADLESS_NOTE
-
-    return bool(features.attrs.get("tap_notes", {}).get("fc") == HEADLESS_NOTE)
 
 
 def cost_line(costs: "Mapping[str, GradeCost]") -> str:

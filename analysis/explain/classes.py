@@ -15,6 +15,7 @@ from alike.analysis.explain.likeness_maps import directed, leave_one_out, likene
 from alike.analysis.explain.overlay import PICTURED, full_colour, heat_image, pictured_note
 from alike.analysis.explain.pair import alike_panel, centre_of, last_map, shown_frames, stored_pair
 from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
+from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
 from alike.extract.panels import SIDE, PanelImage, Pixels, panel, png
@@ -82,8 +83,7 @@ def class_likeness(
     Raises:
         BadInput: the full maps were not stored, or a class is not there.
     """
-    if "last_conv" not in features.arrays:
-        raise BadInput(f"{features.key} has no maps: extract with --taps last_conv")
+    _require_maps(features)
     table = labelled(features, split)
     counts = table["label"].value_counts()
     missing = sorted(set(labels or ()) - set(counts.index))
@@ -105,6 +105,12 @@ def class_likeness(
         ]
         both = [np.concatenate(blocks) for blocks in zip(*maps, strict=True)]
         yield ClassLikeness(str(label), rows, both[0], both[1])
+
+
+def _require_maps(features: "Features") -> None:
+    if "last_conv" not in features.arrays:
+        taps = [*features.attrs.get("taps", ()), "last_conv"]
+        raise BadInput(f"{features.key} has no maps: run `{extract_again(features, taps)}`")
 
 
 def labelled(
@@ -368,6 +374,7 @@ def confused_panel(
         tell: gets a line that names the images whose pooled map is zero, which are left out, and
             one for each image that is gone or has changed, whose place stays empty.
     """
+    _require_maps(features)
     table = confused_pairs(features, count, split=split, tell=tell)
     centre = centre_of(features)
     shown = table[:PICTURED]

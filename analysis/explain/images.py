@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alike.analysis.explain.explain import Explanation, explain_batch, explainer
 from alike.analysis.explain.gradients import DoesNotFit
-from alike.analysis.explain.inputs import framed, index_or_name, network_for
+from alike.analysis.explain.inputs import framed, index_or_name, names_no_class, network_for
 from alike.analysis.explain.likeness_pixels import (
     PAIR_EXPLAINERS,
     USUAL,
@@ -58,7 +58,8 @@ class Explained:
         pixels: of the first two images, one a method of `PAIR_EXPLAINERS` that fits.
         frames: (H, W, 3) uint8, what the network saw of the first two, where `pixels` is of them.
         grades: of the methods, as the store has them; written under the maps.
-        target_note: says if the class was taken by a name that is also the index of another class.
+        target_note: says if the class was taken by a name that is also the index of another class,
+            or is none, because the network has no classifier.
     """
 
     names: tuple[str, ...]
@@ -224,7 +225,10 @@ def explain_images(
     shown = tuple(frame.permute(1, 2, 0).numpy() for frame in frames)
     grades = StoredGrades.of(features)
     which = index_or_name(network, target)
-    return Explained(names, explanations, comparison, tuple(notes), pixels, shown, grades, which)
+    if by_method and names_no_class(features):
+        which = "the network has no classifier: what is explained is a number of its pooled vector"
+    lines = tuple(dict.fromkeys(notes))
+    return Explained(names, explanations, comparison, lines, pixels, shown, grades, which)
 
 
 def _pixels(

@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.floating]
 FOR = ((255, 196, 92), (196, 40, 0))
 AGAINST = ((120, 190, 255), (8, 56, 150))
 SMOOTHED = 112
+LONGER = 4
 PICTURED = 64
 """Rows of a picture, at most: of thousands it would not fit into memory."""
 NOTE = (
@@ -43,14 +44,16 @@ def overlay(
         image: (H, W, 3) uint8, what the network saw.
         heat: (h, w) relevance of any sign; enlarged to the image with bilinear interpolation.
         top: the magnitude drawn in full colour; the map's own 99.5 % quantile where None.
-        side: length in pixels of the shorter side of the result; the image's own where None.
+        side: length in pixels of the shorter side of the result, or of a `LONGER`-th of the longer
+            side of a very long image; the image's own where None.
 
     Returns:
         (H', W', 3) uint8.
     """
     picture = Image.fromarray(image)
     if side is not None:
-        scale = side / min(picture.size)
+        # One row of 5,000 pixels would be enlarged to more than fits into memory.
+        scale = min(side / min(picture.size), LONGER * side / max(picture.size))
         wide, high = (max(1, round(length * scale)) for length in picture.size)
         picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
     grey = np.asarray(picture.convert("L"), np.float32)[..., None] * 0.62 + 84

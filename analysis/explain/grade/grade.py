@@ -322,7 +322,7 @@ def _in_order_of_pass(module: nn.Module, example: Tensor) -> list[nn.Parameter]:
     """The weights as a pass reads them, those that it does not read first."""
     weights = [value for value in module.parameters() if value.ndim > 1]
     with evaluating(module), torch.no_grad(), _ParametersRead() as read:
-        score(module, example)
+        module(example)
     return sorted(weights, key=lambda value: read.last.get(id(value), 0))
 
 

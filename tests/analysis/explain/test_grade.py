@@ -224,6 +224,10 @@ def test_blur_cells_and_permuted_weights():
         if not torch.equal(one, two)
     ]
     assert changed == ["head.weight", "body.5.weight"]
+    # Likeness is graded though the output has positions.
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    changed = with_permuted_weights(network, 0, planted(1), lambda other: other[:2](planted(1)))
+    assert not torch.equal(changed[0].weight, network[0].weight)
     with pytest.raises(BadInput, match="two or more"):
         grade(Corner().eval(), planted(1), ["cam"])
     with pytest.raises(BadInput, match="no explainer 'mirror'"):

@@ -53,6 +53,7 @@ from alike.analysis.report.explanations import explanations_section
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
+from alike.extract.networks.taps import HEADLESS_NOTE
 from alike.extract.networks.transform import Transform
 from alike.extract.panels import SIDE, PanelImage, panel, png
 from alike.extract.pipeline import extract
@@ -231,6 +232,9 @@ def test_an_image_whose_pooled_map_is_zero_is_left_out_and_named(features, tmp_p
     given = explain_images(
         [0, 7], features, methods=("sa", "likeness", "likeness_gradient"), network=dead
     )
+    assert given.target_note == ""
+    with patch.dict(features.attrs, {"tap_notes": {"fc": HEADLESS_NOTE}}):
+        assert "no classifier" in explain_images([0], features, methods=("sa",)).target_note
     assert given.notes[-2].startswith("likeness of 0 (a) and 7 (b): the pooled map of image a is")
     assert given.notes[-1] == (
         "likeness_gradient is zero everywhere, which is no explanation: 0, 7"
@@ -270,6 +274,16 @@ def test_an_image_that_is_gone_leaves_its_place_empty(features):
     assert (again.n_computed, again.left_out) == (18, ())
     mean = features.read("last_conv", np.array([0]))[0].astype(np.float64).mean((1, 2))
     assert stored_pair(features, 0, 7, centre=mean).centred is None
+
+
+def test_classes_of_features_without_maps_are_refused(features):
+    bare = Zeroed(features, [])
+    bare.arrays = {"gap": features.arrays["gap"]}
+    for ask in (confused_panel, lambda given: next(class_likeness(given))):
+        with pytest.raises(
+            BadInput, match=r"has no maps: run `alike extract .* --taps .*last_conv"
+        ):
+            ask(bare)
 
 
 def test_an_option_that_nothing_reads_is_refused():
@@ -580,6 +594,7 @@ def test_an_overlay_keeps_the_picture_where_nothing_is_relevant():
     assert found[0, 0, 0] > found[0, 0, 2] + 50
     assert found[-1, -1, 2] > found[-1, -1, 0] + 50
     assert overlay(image, heat, side=32).shape == (32, 32, 3)
+    assert overlay(np.zeros((1, 5000, 3), np.uint8), heat, side=32).shape == (1, 128, 3)
     assert full_colour(heat) == pytest.approx(1)
 
 
