@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 13
+VERSION = 14
 """Of the blocks, their answers and the tables: another number makes unfinished runs start again."""
 ANSWERS = (Moments, ClassGeometry, Totals, Changes)
 """The dataclasses that blocks answer with."""

@@ -60,6 +60,69 @@ def overcount(
 
 
 @compiled
+def _add_alone(
+    listed: Any, unit: Any, hit: Any, cum: Any, p: Any, q: Any, value: Any, k: int, n_same: int,
+    own: int, class_units: Any, head: Any, change: Any, gone: Any,
+) -> None:  # fmt: skip
+    """What `add_panel` adds for one query where every unit is an image: no walk over its members.
+
+    Args:
+        listed: (W,) positions of the nearest others.
+        unit: (N,) unit of each image.
+        hit: (W + 1,) whether the one of rank r is of the class; `hit[0]` is not used.
+        cum: (W + 1,) how many of the first r are.
+        p: (2, W + 1) sums over ranks r' <= r of `cum` where there is a hit, over r' or r' - 1.
+        q: (2, W + 1) of 1 likewise.
+        value: (5,) the scores of the query.
+        k: neighbours of purity and recall.
+        n_same: others of the class.
+        own: unit of the query.
+        class_units: units of the class.
+        head: (U,) below 0: the unit is not in the list.
+        change: see `add_panel`.
+        gone: likewise.
+    """
+    width, rest = len(listed), n_same - 1
+    for at in range(width):
+        r, u = at + 1, unit[listed[at]]
+        mine = 1 if hit[r] else 0
+        ranks = n_same - mine
+        if ranks == 0:
+            for s in range(5):
+                change[u, s] -= value[s]
+            gone[u] += 1
+            continue
+        first = 2 if r == 1 else 1
+        if ranks < r:
+            total, hits = p[0, ranks], cum[ranks]
+        else:
+            # Those behind it move up by one.
+            last = min(width, ranks + 1)
+            total = p[0, r - 1] + (p[1, last] - p[1, r] - mine * (q[1, last] - q[1, r]))
+            hits = cum[last] - mine
+        hits_k = cum[k] if k < r else cum[min(width, k + 1)] - mine
+        scale = min(k, n_same) / min(k, ranks)
+        change[u, 0] += (1.0 if first <= width and hit[first] else 0.0) - value[0]
+        change[u, 1] += scale * hits_k / k - value[1]
+        change[u, 2] += (1.0 if hits_k > 0 else 0.0) - value[2]
+        change[u, 3] += hits / ranks - value[3]
+        change[u, 4] += total / ranks - value[4]
+    # Of the class, and farther away than the list reaches.
+    hits_k = cum[min(width, k)]
+    for u in class_units:
+        if u == own or head[u] >= 0:
+            continue
+        if rest == 0:
+            for s in range(5):
+                change[u, s] -= value[s]
+            gone[u] += 1
+            continue
+        change[u, 1] += min(k, n_same) / min(k, rest) * hits_k / k - value[1]
+        change[u, 3] += cum[rest] / rest - value[3]
+        change[u, 4] += p[0, rest] / rest - value[4]
+
+
+@compiled
 def add_panel(
     lists: Any, codes: Any, unit: Any, rows: Any, sizes: Any, unit_in_class: Any, class_units: Any,
     class_first: Any, k: int, largest: int, sums: Any, change: Any, gone: Any,
@@ -129,6 +192,14 @@ def add_panel(
             change[own, s] -= value[s]
         gone[own] += 1
         lo, hi = class_first[c], class_first[c + 1]
+        if largest == 1:
+            _add_alone(
+                lists[at], unit, hit, cum, p, q, value, k, n_same, own, class_units[lo:hi], head,
+                change, gone,
+            )  # fmt: skip
+            for x in range(n_seen):
+                head[units_met[x]] = -1
+            continue
         for turn in range(n_seen + hi - lo):
             if turn < n_seen:
                 u = units_met[turn]

@@ -16,6 +16,8 @@ _ZERO = np.float32(0.0)
 LARGEST = np.finfo(np.float32).max
 CHUNK = 32
 """Keys that are compared at once."""
+FEW_STEPS = 8
+"""Steps an entry up to which lists are sorted by insertion."""
 
 
 @compiled
@@ -161,6 +163,82 @@ def offer(
 
 
 @compiled
+def write_keys(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    at: NDArray[np.int64],
+    col_first: int,
+    own: NDArray[np.int64],
+    keys: NDArray[np.float32],
+    kin: NDArray[np.uint64],
+) -> None:
+    """Write the key of every column of a tile for every row; for lists of a large share of all.
+
+    Args:
+        product: see `offer`, as for the next four.
+        row_b: (m,).
+        col_b: (n,).
+        at: (m,).
+        col_first: position of column 0.
+        own: (m, 2); see `Candidates`.
+        keys: (m, N) those of the tile are written, of a row itself the largest number.
+        kin: (m,) farthest of the own class, changed.
+    """
+    m, n = product.shape
+    held = np.empty(1, dtype=np.float32)
+    bits = held.view(np.uint32)
+    for i in range(m):
+        b = row_b[i]
+        row = keys[i, col_first : col_first + n]
+        for j in range(n):
+            row[j] = max(b + col_b[j] - product[i, j], _ZERO)
+        itself = at[i] - col_first
+        bits[0] = np.uint32(kin[i] >> _SHIFT)
+        far, place = held[0], -1
+        start, stop = max(own[i, 0] - col_first, 0), min(own[i, 1] - col_first, n)
+        for j in range(start, stop):
+            if j != itself and (row[j] > far or (place < 0 and kin[i] == np.uint64(0))):
+                far, place = row[j], j
+        if place >= 0:
+            held[0] = far
+            kin[i] = (np.uint64(bits[0]) << _SHIFT) | np.uint64(col_first + place)
+        if 0 <= itself < n:
+            row[itself] = LARGEST
+
+
+@compiled
+def take_nearest(
+    keys: NDArray[np.float32], last: NDArray[np.float32], near: NDArray[np.uint64]
+) -> None:
+    """Write the k nearest of every row, by position, as candidates.
+
+    Args:
+        keys: (m, N) of all.
+        last: (m,) the k-th smallest key of each.
+        near: (m, k + 1) written; what is in the last column has no meaning.
+    """
+    m, n = keys.shape
+    k = near.shape[1] - 1
+    held = np.empty(1, dtype=np.float32)
+    bits = held.view(np.uint32)
+    for i in range(m):
+        row, limit = keys[i], last[i]
+        below = 0
+        for j in range(n):
+            below += row[j] < limit
+        equal, count = k - below, 0
+        for j in range(n):
+            held[0] = row[j]
+            near[i, count] = (np.uint64(bits[0]) << _SHIFT) | np.uint64(j)
+            if row[j] < limit:
+                count += 1
+            elif row[j] == limit and equal > 0:
+                equal -= 1
+                count += 1
+
+
+@compiled
 def close(near: NDArray[np.uint64], counts: NDArray[np.int64], k: int) -> None:
     """Bring the `k` nearest of every reservoir to its front."""
     for i in range(near.shape[0]):
@@ -184,3 +262,62 @@ def keys_between(
             total += apart * apart
         out[i] = total / 2.0
     return out
+
+
+@compiled
+def unsure_keys(
+    keys: NDArray[np.float64],
+    size: NDArray[np.float64],
+    zero: NDArray[np.bool_],
+    near: float,
+    tie: float,
+) -> NDArray[np.bool_]:
+    """Which keys (m, k) of ascending rows a product cannot tell, from 0 or from the one beside it.
+
+    Args:
+        keys: (m, k).
+        size: (m,) squared lengths.
+        zero: (m,) rows of which all is known.
+        near: share of the squared length up to which a key may be 0.
+        tie: share of it up to which two keys may be one.
+    """
+    m, k = keys.shape
+    out = np.zeros((m, k), dtype=np.bool_)
+    for i in range(m):
+        if zero[i]:
+            continue
+        least, apart = near * size[i], tie * size[i]
+        row, unsure = keys[i], out[i]
+        for j in range(k):
+            unsure[j] = row[j] <= least
+        for j in range(k - 1):
+            unsure[j] |= row[j + 1] - row[j] <= apart
+        for j in range(1, k):
+            unsure[j] |= row[j] - row[j - 1] <= apart
+    return out
+
+
+@compiled
+def bring_in_order(keys: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Sort lists (m, k) by key, and by place where keys are equal, where few entries moved.
+
+    Returns:
+        (m,) the rows in which many moved, which are not sorted.
+    """
+    m, k = keys.shape
+    left = np.zeros(m, dtype=np.bool_)
+    for i in range(m):
+        steps = FEW_STEPS * k
+        for j in range(1, k):
+            key, place, to = keys[i, j], places[i, j], j
+            while to > 0 and (
+                keys[i, to - 1] > key or (keys[i, to - 1] == key and places[i, to - 1] > place)
+            ):
+                keys[i, to], places[i, to] = keys[i, to - 1], places[i, to - 1]
+                to -= 1
+                steps -= 1
+            keys[i, to], places[i, to] = key, place
+            if steps < 0:
+                left[i] = True
+                break
+    return left

@@ -31,11 +31,15 @@ from alike.analysis.neighbours.influence import (
     unit_lists,
 )
 from alike.analysis.neighbours.kernels import (
+    bring_in_order,
     close,
     keys_between,
     no_candidates,
     offer,
     room_for_keys,
+    take_nearest,
+    unsure_keys,
+    write_keys,
 )
 from alike.analysis.neighbours.ties import MARGIN, expected_scores
 from alike.analysis.pairs import TILE, Units
@@ -47,6 +51,11 @@ TIE = 2.0**-19
 """Share of the squared length within which two keys may be one: the error of float32 products of
 2,048 numbers. Which of them it hides depends on the processor's kernels."""
 DIFFERENCES = 1 << 22
+MANY = 16
+"""Lists of more than one image of so many are selected from all keys at once: 128 MB at most, since
+a panel has the fewer rows the longer the lists are."""
+SELECTED_ROWS = 64
+"""Of which keys are selected at once."""
 LOW = np.uint64(0xFFFFFFFF)
 SAME = 1e-5
 """By how much more one key must be than another to be of another distance: float32 products."""
@@ -280,6 +289,8 @@ def _offered(
     among: tuple[int, int],
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """`_best` by float32 products with the images from and up to some position."""
+    if vectors.n < width * MANY and among == (0, vectors.n):
+        return _selected(vectors, product, at, block, own, width)
     (z, b), m = block, len(at)
     candidates, room = no_candidates(own, width), room_for_keys(TILE)
     row_b, scratch = b.astype(np.float32), np.empty(TILE * TILE, dtype=np.float32)
@@ -301,6 +312,42 @@ def _offered(
                 offer(out, row_b[rows], col_b[cols], at[rows], start + first, part, room)
     close(candidates.near, candidates.counts, width)
     return np.sort(candidates.near[:, :width], axis=1), candidates.kin
+
+
+def _selected(
+    vectors: Vectors,
+    product: Product,
+    at: Places,
+    block: tuple[NDArray[np.float32], Floats],
+    own: Places,
+    width: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """`_offered` for lists of many of all images: the keys of all at once, and a selection."""
+    (z, b), m = block, len(at)
+    keys, kin = np.empty((m, vectors.n), dtype=np.float32), np.zeros(m, dtype=np.uint64)
+    row_b, scratch = b.astype(np.float32), np.empty(TILE * TILE, dtype=np.float32)
+    ready = product.ready(z)
+    for start, stop in blocks(vectors.n, vectors.dim):
+        z_others, b_others = vectors.block(start, stop)
+        others, col_b = product.ready(z_others), b_others.astype(np.float32)
+        for first in range(0, stop - start, TILE):
+            cols = slice(first, min(first + TILE, stop - start))
+            for low in range(0, m, TILE):
+                rows = slice(low, min(low + TILE, m))
+                shape = rows.stop - low, cols.stop - first
+                out = product.multiply(
+                    ready[rows], others[cols], scratch[: shape[0] * shape[1]].reshape(shape)
+                )
+                write_keys(
+                    out, row_b[rows], col_b[cols], at[rows], start + first, own[rows], keys[rows],
+                    kin[rows],
+                )  # fmt: skip
+    near = np.empty((m, width + 1), dtype=np.uint64)
+    for low in range(0, m, SELECTED_ROWS):
+        some = keys[low : low + SELECTED_ROWS]
+        ordered = np.partition(some, width - 1, axis=1)
+        take_nearest(some, ordered[:, width - 1].copy(), near[low : low + SELECTED_ROWS])
+    return np.sort(near[:, :width], axis=1), kin
 
 
 def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
@@ -328,12 +375,7 @@ def _remeasured(
     size = np.einsum("nd,nd->n", z, z, dtype=np.float64)
     zero = vectors.zeros(size, b)
     keys[zero] = 1.0
-    unsure = keys <= CLOSE * size[:, None]
-    tied = np.diff(keys, axis=1) <= TIE * size[:, None]
-    unsure[:, 1:] |= tied
-    unsure[:, :-1] |= tied
-    unsure[zero] = False
-    line, slot = np.nonzero(unsure)
+    line, slot = np.nonzero(unsure_keys(keys, size, zero, CLOSE, TIE))
     step = max(1, DIFFERENCES // vectors.dim)
     for low in range(0, len(line), step):
         asking, asked = line[low : low + step], slot[low : low + step]
@@ -343,9 +385,7 @@ def _remeasured(
         sizes = np.einsum("nd,nd->n", others, others, dtype=np.float64)
         anew[vectors.zeros(sizes, b_others)[which]] = 1.0
         keys[asking, asked] = anew
-    before, after = keys[:, :-1], keys[:, 1:]
-    ordered = (before < after) | ((before == after) & (places[:, :-1] < places[:, 1:]))
-    moved = np.flatnonzero(~ordered.all(axis=1))
+    moved = np.flatnonzero(bring_in_order(keys, places))
     order = np.lexsort((places[moved], keys[moved]), axis=-1)
     places[moved] = np.take_along_axis(places[moved], order, axis=1)
     keys[moved] = np.take_along_axis(keys[moved], order, axis=1)

@@ -469,7 +469,7 @@ def count_kinds(
     vectors: Vectors, images: EvaluationSet, bins: Bins, *, plain: bool = False
 ) -> NDArray[np.float64]:
     """Same and different pairs of few images, balanced, or plain counts: (2, B)."""
-    product = best_product(vectors.dim, 0.0)
+    product = best_product(vectors.dim, float(vectors.n) ** 2 * vectors.dim)
     counts = np.zeros((2, bins.n))
     weights = balance(images.counts)
     even = np.zeros((2, 0 if plain or weights.equal else bins.n))

@@ -15,7 +15,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alike.analysis.blocks import EvaluationSet, MapBlocks, Statistic, Vectors, append_part, many
+from alike.analysis.blocks import (
+    EvaluationSet,
+    MapBlocks,
+    Statistic,
+    Vectors,
+    append_part,
+    best_product,
+    many,
+)
 from alike.analysis.pairs.bins import Bins
 from alike.analysis.pairs.counts import count_kinds
 from alike.analysis.pairs.curves import best_balanced, folded_balanced, rates
@@ -149,10 +157,11 @@ def _near_pairs(
     at = np.flatnonzero(fold_of == item[0])
     few, of = vectors.take(at), images.take(at)
     near = np.zeros((len(images.classes), len(images.classes)), dtype=np.uint32)
+    product = best_product(few.dim, float(few.n) ** 2 * few.dim)
     for slab in slabs(few):
         (row_low, row_high), (col_low, col_high) = slab
         rows, cols = of.codes[row_low:row_high], of.codes[col_low:col_high]
-        for tile in tiles(few, bins, slab):
+        for tile in tiles(few, bins, slab, product):
             count_near(
                 tile.product, tile.row_b, tile.col_b, tile.scale, tile.first, tile.cells,
                 rows[tile.rows], cols[tile.cols], np.uint32(item[1]), np.float32(bins.n - 1), near,

@@ -110,11 +110,12 @@ class PairSums:
 def add_rows(
     bins: Any, places: Any, codes: Any, starts: Any, same: Any, different: Any, sign: Any,
     of_table: Any, g: Any, own: Any, other: Any, total: Any, squares: Any, rows: Any, begin: int,
+    first: int, last: int,
 ) -> None:  # fmt: skip
-    """Sums of some rows over all columns.
+    """Sums of some rows over the columns of some classes.
 
     Args:
-        bins: (S, m, N) bin of each pair on S sides (2: a comparison of two networks).
+        bins: (S, m, columns) bin of each pair on S sides (2: a comparison of two networks).
         places: (m,) position of each row; the pair of an image with itself is left out.
         codes: (N,) ascending.
         starts: (C + 1,) of the classes.
@@ -129,14 +130,15 @@ def add_rows(
         squares: as above.
         rows: as above.
         begin: the class of the first row of the last three.
+        first: the first class of the columns.
+        last: one after their last.
     """
     sides, m, _ = bins.shape
-    n_tables, n_classes = same.shape[1], len(starts) - 1
+    n_tables, offset = same.shape[1], starts[first]
     for i in range(m):
-        place = places[i]
-        a = codes[place]
-        for b in range(n_classes):
-            low, high = starts[b], starts[b + 1]
+        a, place = codes[places[i]], places[i] - offset
+        for b in range(first, last):
+            low, high = starts[b] - offset, starts[b + 1] - offset
             n = high - low
             if n == 0:
                 continue
@@ -348,6 +350,9 @@ INFLUENCE_ROWS = 16_384
 """Images whose influence is measured, of more a stratified sample, each against all others."""
 BINS = 1024
 BYTES = 32 << 20
+COLUMNS = 16_384
+"""Images that are looked up at once, whole classes, so that many rows are: a product of few rows
+takes longer a pair."""
 SUMS_BYTES = 64 << 20
 """Of the sums of a task by pairs of classes, of more than `MANY` classes."""
 
@@ -509,7 +514,7 @@ def _rows_of(
     tables: Tables,
     at: NDArray[np.int64],
 ) -> tuple[Any, ...]:
-    n, classes = len(images), len(images.classes)
+    classes = len(images.classes)
     begin, last = (int(images.codes[place]) for place in (at[0], at[-1]))
     sums = no_sums(len(at), classes, tables.same.shape[1], last - begin + 1)
     by_class = [
@@ -517,30 +522,30 @@ def _rows_of(
          *np.zeros((2, classes, classes)))
         for _ in tables.by_class
     ]  # fmt: skip
-    step = int(np.clip(BYTES // (4 * n * len(sides)), 16, 512))
+    ranges = [(0, classes)] if tables.by_class else _class_ranges(images.starts)
+    widest = max(int(images.starts[stop] - images.starts[start]) for start, stop in ranges)
+    step = int(np.clip(BYTES // (4 * max(widest, 1) * len(sides)), 16, 512))
+    room = np.empty(len(sides) * min(step, len(at)) * widest, dtype=np.uint32)
     for low in range(0, len(at), step):
         part = slice(low, low + step)
         places = at[part]
-        bins = np.empty((len(sides), len(places), n), dtype=np.uint32)
-        for side, (vectors, of) in enumerate(sides):
-            place_pairs(vectors, of, places, bins[side])
-        add_rows(
-            bins, places, images.codes, images.starts, tables.same, tables.different, tables.sign,
-            tables.of_table, tables.g, sums.own[part], sums.other[part], sums.total, sums.squares,
-            sums.rows, begin,
-        )  # fmt: skip
+        for start, stop in ranges:
+            columns = int(images.starts[start]), int(images.starts[stop])
+            shape = len(sides), len(places), columns[1] - columns[0]
+            bins = room[: int(np.prod(shape))].reshape(shape)
+            for side, (vectors, of) in enumerate(sides):
+                place_pairs(vectors, of, places, bins[side], columns)
+            add_rows(
+                bins, places, images.codes, images.starts, tables.same, tables.different,
+                tables.sign, tables.of_table, tables.g, sums.own[part], sums.other[part],
+                sums.total, sums.squares, sums.rows, begin, start, stop,
+            )  # fmt: skip
         for side, (same, different) in enumerate(tables.by_class):
             moved, *added = by_class[side]
             add_class_rows(
-                bins[side],
-                places,
-                images.codes,
-                images.starts,
-                same,
-                different,
-                moved[part],
+                bins[side], places, images.codes, images.starts, same, different, moved[part],
                 *added,
-            )
+            )  # fmt: skip
     if many(classes):
         counts = images.counts.astype(np.float64)
         here = np.bincount(images.codes[at], minlength=classes).astype(np.float64)
@@ -552,19 +557,34 @@ def _rows_of(
     return (*out, *(array for side in by_class for array in side))
 
 
+def _class_ranges(starts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ranges of classes of at most `COLUMNS` images together, or of one class."""
+    ranges, first = [], 0
+    for last in range(1, len(starts)):
+        if last == len(starts) - 1 or starts[last + 1] - starts[first] > COLUMNS:
+            ranges.append((first, last))
+            first = last
+    return ranges
+
+
 def place_pairs(
-    vectors: Vectors, bins: Bins, places: NDArray[np.int64], into: NDArray[np.uint32]
+    vectors: Vectors,
+    bins: Bins,
+    places: NDArray[np.int64],
+    into: NDArray[np.uint32],
+    columns: tuple[int, int],
 ) -> None:
-    """Write the bin (m, N) of each of these images with every image."""
+    """Write the bin (m, columns) of each of these images with the images from and up to a place."""
+    begin, end = columns
     if vectors.exactly:
         rows = np.concatenate([vectors.exact(int(at), int(at) + 1) for at in places])
         zeros = np.zeros(max(len(rows), TILE), np.float32)
-        for low in range(0, vectors.n, TILE):
-            high = min(low + TILE, vectors.n)
+        for low in range(begin, end, TILE):
+            high = min(low + TILE, end)
             out = exact_places(vectors, bins, rows, vectors.exact(low, high))
             place_rows(
                 out, zeros[: len(rows)], zeros[: high - low], np.float32(1.0),
-                np.float32(bins.n - 1), bins.cells, into[:, low:high],
+                np.float32(bins.n - 1), bins.cells, into[:, low - begin : high - begin],
             )  # fmt: skip
         return
     z, b = vectors.rows(places)
@@ -574,17 +594,19 @@ def place_pairs(
     ready = product.ready(z)
     room = np.empty(len(z) * TILE, dtype=np.float32)
     for start, stop in blocks(vectors.n, vectors.dim):
+        if stop <= begin or start >= end:
+            continue
         z_others, b_others = vectors.block(start, stop)
-        for first in range(0, stop - start, TILE):
-            others = z_others[first : first + TILE]
+        for low in range(max(start, begin), min(stop, end), TILE):
+            high = min(low + TILE, stop, end)
+            others = z_others[low - start : high - start]
             out = product.multiply(
                 ready, product.ready(others), room[: len(z) * len(others)].reshape(len(z), -1)
             )
-            col_b = (b_others[first : first + TILE] / bins.width).astype(np.float32)
-            low = start + first
+            col_b = (b_others[low - start : high - start] / bins.width).astype(np.float32)
             place_rows(
                 out, row_b, col_b, scale, np.float32(bins.n - 1), bins.cells,
-                into[:, low : low + len(others)],
+                into[:, low - begin : high - begin],
             )  # fmt: skip
 
 

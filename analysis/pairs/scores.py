@@ -149,7 +149,7 @@ def spreads_of_matrix(
     add_rows(
         bins[None].astype(np.uint32), np.arange(n), images.codes, images.starts, tables.same,
         tables.different, tables.sign, tables.of_table, tables.g, sums.own, sums.other, sums.total,
-        sums.squares, sums.rows, 0,
+        sums.squares, sums.rows, 0, 0, classes,
     )  # fmt: skip
     passed = Passed(sums, np.arange(n), ())
     spreads, _ = _spreads(passed, tables, names, images, units)

@@ -22,6 +22,10 @@ WIDTH, RADIUS = 4.0, 12
 FAINT = 1.0
 """Grey levels of detail below which an image is flat: nothing can be confirmed."""
 NEW, READY, FLAT = 0, 1, 2
+HASHES = 1024
+"""Candidates whose hashes are compared at once."""
+Room = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Of a search: for `_across`, and for a part."""
 
 
 def _compiled(function: _Function) -> _Function:
@@ -54,13 +58,18 @@ def high_pass(image: NDArray[np.uint8], out: NDArray[np.int8]) -> int:
             for column in range(side):
                 half[row, column] += taps[at] * np.float32(image[beside, column])
     rest = np.empty((side, side), dtype=np.float32)
+    padded = np.empty(side + 2 * RADIUS, dtype=np.float32)
+    smooth = np.empty(side, dtype=np.float32)
     total, squares, largest = 0.0, 0.0, 0.0
     for row in range(side):
+        for column in range(len(padded)):
+            padded[column] = half[row, min(max(column - RADIUS, 0), side - 1)]
+        smooth[:] = 0.0
+        for at in range(len(taps)):
+            for column in range(side):
+                smooth[column] += taps[at] * padded[column + at]
         for column in range(side):
-            smooth = np.float32(0.0)
-            for at in range(len(taps)):
-                smooth += taps[at] * half[row, min(max(column + at - RADIUS, 0), side - 1)]
-            value = float(image[row, column]) - float(smooth)
+            value = float(image[row, column]) - float(smooth[column])
             rest[row, column] = value
             total += value
             squares += value * value
@@ -109,46 +118,89 @@ def _sample(
 
 
 @_compiled
+def _across(image: NDArray[np.float32], x0: float, scale: float, out: NDArray[np.float32]) -> None:
+    """Interpolate every row of an image at the columns of a part: (64, cells) into `out`."""
+    side, cells = out.shape
+    lefts = np.empty(cells, dtype=np.int64)
+    rights = np.empty(cells, dtype=np.float32)
+    for column in range(cells):
+        x = min(max((column + 0.5) / cells * scale * side + x0 * side - 0.5, 0.0), side - 1.001)
+        lefts[column] = int(x)
+        rights[column] = x - int(x)
+    for row in range(side):
+        for column in range(cells):
+            left = lefts[column]
+            a, b = image[row, left], image[row, left + 1]
+            out[row, column] = a + rights[column] * (b - a)
+
+
+@_compiled
 def _correlation(
-    image: NDArray[np.int8],
+    across: NDArray[np.float32],
     target: NDArray[np.float32],
-    x0: float,
     y0: float,
     scale: float,
     part: NDArray[np.float32],
 ) -> float:
-    _sample(image, x0, y0, scale, part)
-    total = np.float32(0.0)
-    for row in range(part.shape[0]):
-        for column in range(part.shape[1]):
-            total += part[row, column] * target[row, column]
-    return float(total)
+    """Correlation of a part of an image with `target`, which has mean 0 and length 1.
+
+    Args:
+        across: (64, cells) of the image, by `_across`.
+        target: (cells, cells).
+        y0: top of the part, as a share of the side.
+        scale: side of the part, likewise.
+        part: scratch, (cells, cells).
+    """
+    side, cells = across.shape
+    for row in range(cells):
+        y = min(max((row + 0.5) / cells * scale * side + y0 * side - 0.5, 0.0), side - 1.001)
+        top = int(y)
+        down = np.float32(y - top)
+        for column in range(cells):
+            upper, lower = across[top, column], across[top + 1, column]
+            part[row, column] = upper + down * (lower - upper)
+    values, wanted = part.reshape(-1), target.reshape(-1)
+    total, squares, product = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for at in range(len(values)):
+        total += values[at]
+        squares += values[at] * values[at]
+        product += values[at] * wanted[at]
+    mean = total / np.float32(len(values))
+    return float(product / np.sqrt(max(squares - total * mean, np.float32(1e-6))))
 
 
 @_compiled
 def _search(
-    image: NDArray[np.int8],
+    image: NDArray[np.float32],
     target: NDArray[np.float32],
     box: NDArray[np.float64],
     scale_step: float,
     place_step: float,
-    part: NDArray[np.float32],
+    room: Room,
     best: float,
 ) -> float:
     """Move `box` to the best of its 27 neighbours; the correlation there."""
+    across, part = room
     x0, y0, scale = box[0], box[1], box[2]
     for ds in range(-1, 2):
         side = scale + ds * scale_step
         # A change of the side is about the middle of the part.
         shift = 0.5 * (scale - side)
         for dx in range(-1, 2):
+            x = x0 + shift + dx * place_step
+            _across(image, x, side, across)
             for dy in range(-1, 2):
-                x, y = x0 + shift + dx * place_step, y0 + shift + dy * place_step
-                value = _correlation(image, target, x, y, side, part)
+                y = y0 + shift + dy * place_step
+                value = _correlation(across, target, y, side, part)
                 if value > best:
                     best = value
                     box[0], box[1], box[2] = x, y, side
     return best
+
+
+@_compiled
+def _room(side: int, cells: int) -> Room:
+    return np.empty((side, cells), dtype=np.float32), np.empty((cells, cells), dtype=np.float32)
 
 
 @_compiled
@@ -163,23 +215,26 @@ def agreement(image: NDArray[np.int8], other: NDArray[np.int8], box: NDArray[np.
     Returns:
         Normalised correlation at the best box near the given one, at most 1.
     """
-    coarse, coarse_part = np.empty((2, COARSE, COARSE), dtype=np.float32)
+    coarse = np.empty((COARSE, COARSE), dtype=np.float32)
     _sample(other, 0.0, 0.0, 1.0, coarse)
-    start = box.copy()
-    rough = _search(image, coarse, box, 0.04, 0.03, coarse_part, -1.0)
+    start, wide = box.copy(), image.astype(np.float32)
+    rough = _search(wide, coarse, box, 0.04, 0.03, _room(len(image), COARSE), -1.0)
     if rough < HOPELESS:
         return rough
-    fine, part = np.empty((2, GRID, GRID), dtype=np.float32)
+    fine, room = np.empty((GRID, GRID), dtype=np.float32), _room(len(image), GRID)
     _sample(other, 0.0, 0.0, 1.0, fine)
-    exact = _correlation(image, fine, start[0], start[1], start[2], part)
-    best = _correlation(image, fine, box[0], box[1], box[2], part)
+    across, part = room
+    _across(wide, start[0], start[2], across)
+    exact = _correlation(across, fine, start[1], start[2], part)
+    _across(wide, box[0], box[2], across)
+    best = _correlation(across, fine, box[1], box[2], part)
     if exact > best:
         best = exact
         box[:] = start
     for step in (0.02, 0.01, 0.004):
         for _ in range(3):
             before = best
-            best = _search(image, fine, box, step, step, part, best)
+            best = _search(wide, fine, box, step, step, room, best)
             if best <= before:
                 break
         if best < FAINT_HOPE:
@@ -235,10 +290,52 @@ def _keep(
 
 
 @_compiled
+def _least_bits(
+    columns: NDArray[np.uint64],
+    places: NDArray[np.int64],
+    second: NDArray[np.uint64],
+    turned: NDArray[np.uint64],
+    hashed: NDArray[np.uint64],
+    least: NDArray[np.int64],
+) -> None:
+    """Write the bits in which the nearest hashes of an image and each of some others differ.
+
+    The same pairs of hashes as those of `best_proposals`, one after another for all the others,
+    which a processor counts several at once.
+
+    Args:
+        columns: (10, N) hashes of the parts of every image.
+        places: (m,) the others.
+        second: (2, 10) of the image; see `best_proposals`.
+        turned: (8,) likewise.
+        hashed: scratch, (m,) or more.
+        least: (m,) or more, written.
+    """
+    m = len(places)
+    for at in range(m):
+        least[at] = 64
+    for part in range(columns.shape[0]):
+        for at in range(m):
+            hashed[at] = columns[part, places[at]]
+        for symmetry in range(8 if part == 0 else second.shape[0]):
+            of_whole = turned[symmetry]
+            for at in range(m):
+                least[at] = min(least[at], differing_bits(hashed[at], of_whole))
+        if part > 0:
+            continue
+        for symmetry in range(second.shape[0]):
+            for theirs in range(1, second.shape[1]):
+                of_part = second[symmetry, theirs]
+                for at in range(m):
+                    least[at] = min(least[at], differing_bits(hashed[at], of_part))
+
+
+@_compiled
 def twins_of(
     at: int,
     candidates: NDArray[np.int64],
     parts: NDArray[np.uint64],
+    columns: NDArray[np.uint64],
     second: NDArray[np.uint64],
     turned: NDArray[np.uint64],
     turned_images: NDArray[np.uint8],
@@ -255,6 +352,7 @@ def twins_of(
         at: place of the image.
         candidates: places to look at.
         parts: (N, 10) hashes of the parts of every image.
+        columns: (10, N) the same.
         second: (2, 10) hashes of the parts of this one, as it is and mirrored.
         turned: (8,) hashes of this one under every symmetry.
         turned_images: (8, 64, 64) this one under every symmetry.
@@ -275,8 +373,13 @@ def twins_of(
     own = np.empty(turned_images.shape, dtype=np.int8)
     own_states = np.zeros(8, dtype=np.int8)
     box = np.empty(3, dtype=np.float64)
-    for other in candidates:
-        if other == at:
+    hashed = np.empty(HASHES, dtype=np.uint64)
+    bits = np.empty(HASHES, dtype=np.int64)
+    for turn, other in enumerate(candidates):
+        if turn % HASHES == 0:
+            some = candidates[turn : turn + HASHES]
+            _least_bits(columns, some, second, turned, hashed, bits)
+        if bits[turn % HASHES] > most or other == at:
             continue
         count = best_proposals(parts[other], second, turned, most, proposals)
         if count == 0:

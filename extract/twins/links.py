@@ -81,6 +81,7 @@ def find_links(
     states = np.zeros(n, dtype=np.int8)
     boxes = np.array(BOXES, dtype=np.float64)
     bands = Bands(parts) if n > EXACT else None
+    columns = np.ascontiguousarray(parts.T)
     every, old = np.arange(n), np.flatnonzero(~is_new)
 
     def of_chunk(places: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
@@ -96,7 +97,7 @@ def find_links(
             else:
                 near = np.concatenate([every[:place][is_new[:place]], old])
             twins, looked = twins_of(
-                int(place), near, parts, second[at], turned[at], views[at],
+                int(place), near, parts, columns, second[at], turned[at], views[at],
                 thumbnails, details, states, boxes, BITS, least,
             )  # fmt: skip
             n_tried += looked

@@ -10,7 +10,10 @@ from alike.analysis.blocks import vectors as vectors_module
 from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.neighbours import lists
+from alike.analysis.neighbours.influence import add_panel, no_changes, unit_lists
+from alike.analysis.neighbours.kernels import bring_in_order
 from alike.analysis.neighbours.lists import hub_skew, nearest, two_nn
+from alike.analysis.pairs import units_of
 
 
 def naive(x, images):
@@ -61,6 +64,64 @@ def test_s4_equal_to_pytorch_metric_learning():
     assert found.hits(images)[kept, 0].mean() == pytest.approx(wanted[names[0]], abs=1e-12)
     assert np.nanmean(found.r_precision) == pytest.approx(wanted[names[1]], abs=1e-12)
     assert np.nanmean(found.map_at_r) == pytest.approx(wanted[names[2]], abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [90, 1500])
+def test_selected_lists_are_those_of_reservoirs(clustered, monkeypatch, n):
+    x, images = clustered(n=n, classes=5, unit=True)
+    x[10:40] = x[9]
+    x[-1] = x[0]
+    at, width = np.arange(3, n, 2), n // 3
+    vectors = held_vectors(x, "cosine")
+    own = np.stack([images.starts[images.codes[at]], images.starts[images.codes[at] + 1]], axis=1)
+    given = vectors, best_product(vectors.dim, 0.0), at, vectors.rows(at), own, width, (0, n)
+    selected = lists._offered(*given)
+    monkeypatch.setattr(lists, "MANY", 0)
+    for some, all_of_them in zip(selected, lists._offered(*given), strict=True):
+        assert np.array_equal(some, all_of_them)
+
+
+def test_lists_are_brought_in_order():
+    draw = np.random.default_rng(0)
+    keys = np.sort(draw.integers(0, 40, (50, 90)), axis=1) / 8.0
+    places = np.argsort(draw.random((50, 90)), axis=1)
+    keys[:40] += draw.integers(0, 2, (40, 90)) * 0.125
+    keys[3] = draw.random(90)
+    both = keys.copy(), places.copy()
+    left = bring_in_order(*both)
+    assert left[3]
+    assert left.sum() < 10
+    order = np.lexsort((places, keys), axis=-1)
+    for got, given in zip(both, (keys, places), strict=True):
+        assert np.array_equal(got[~left], np.take_along_axis(given, order, axis=1)[~left])
+        # Rows that are left hold what they held.
+        assert np.array_equal(np.sort(got, axis=1), np.sort(given, axis=1))
+
+
+def test_images_alone_move_scores_as_units_of_one_do(clustered):
+    x, images = clustered(n=120, classes=4)
+    units = unit_lists(images, units_of(images))
+    assert units.largest == 1
+    most = int(images.counts.max())
+    for rows, width, k in ((range(120), 70, 10), (range(30, 80), most + 1, 10), ([0], 119, 40)):
+        rows = np.asarray(rows)
+        apart = cdist(x[rows].astype(float), x.astype(float))
+        apart[np.arange(len(rows)), rows] = np.inf
+        near = np.argsort(apart, axis=1)[:, :width]
+        found = []
+        for largest in (1, 2):
+            changes = no_changes(units)
+            add_panel(
+                near, images.codes, units.named, rows, images.counts, units.in_class,
+                units.of_class, units.first, k, largest, changes.total, changes.change,
+                changes.gone,
+            )  # fmt: skip
+            found.append(changes)
+        alone, general = found
+        np.testing.assert_allclose(alone.change, general.change, atol=1e-12)
+        np.testing.assert_allclose(alone.total, general.total, atol=1e-12)
+        assert np.array_equal(alone.gone, general.gone)
+        assert np.abs(general.change).max() > 0.1
 
 
 def test_a_class_of_one_is_left_out_and_has_no_kin(clustered):

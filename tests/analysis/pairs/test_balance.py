@@ -1,5 +1,7 @@
 """Every class and every pair of classes weighs the same, by scikit-learn's sample weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -10,7 +12,8 @@ from alike.analysis.blocks.evaluation_set import evaluation_set_of
 from alike.analysis.blocks.vectors import held_vectors
 from alike.analysis.pairs import bins as pair_bins
 from alike.analysis.pairs import curves as scores
-from alike.analysis.pairs import pair_spreads, units_of
+from alike.analysis.pairs import influence, pair_spreads, units_of
+from alike.analysis.pairs import scores as pair_scores
 from alike.analysis.pairs.bins import measured_bins
 from alike.analysis.pairs.counts import count_pairs
 
@@ -124,3 +127,35 @@ def test_intervals_of_classes_do_not_depend_on_the_number_of_bins(clustered):
         spans.append([*classes, spreads.interval("worst_class_auc", min(values))])
     assert np.ptp(spans[0], axis=1).min() > 0.01
     np.testing.assert_allclose(spans[1:], [spans[0]] * 2, atol=0.005)
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+def test_pairs_are_looked_up_a_part_of_the_classes_at_a_time(monkeypatch, exactly):
+    """A pass by ranges of classes, of some rows at a time, is the pass over all at once."""
+    x, codes = uneven((90, 3, 40, 1, 60, 5))
+    images = evaluation_set_of(np.arange(len(x)), [f"{code}" for code in codes])
+    other = x + 0.3 * np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    sides = []
+    for each in (x, other):
+        held = replace(held_vectors(each, "euclidean"), exactly=exactly)
+        sides.append((held, count_pairs(held, images)))
+    monkeypatch.setattr(pair_scores, "WORST_NUMBERS", 0)
+    found = []
+    for columns, limit in ((16_384, 16_384), (70, 16_384), (70, 120), (16_384, 120)):
+        monkeypatch.setattr(influence, "COLUMNS", columns)
+        monkeypatch.setattr(influence, "INFLUENCE_ROWS", limit)
+        monkeypatch.setattr(influence, "BYTES", 4 * 70 * 31 if columns == 70 else 32 << 20)
+        two = pair_spreads(sides, images, units_of(images))
+        one = pair_spreads(sides[:1], images, units_of(images))
+        variances = [[of.variance for of in each.values()] for each in (*two.sides, two.apart)]
+        found.append(np.array([*variances, [of.variance for of in one.sides[0].values()]]))
+    assert influence._class_ranges(images.starts) == [(0, len(images.classes))]
+    for several, whole in ((1, 0), (2, 3)):
+        np.testing.assert_allclose(found[several], found[whole], rtol=1e-6)
+    assert not np.allclose(found[0], found[3], rtol=1e-3)
+
+
+def test_ranges_of_classes_hold_each_class_once(monkeypatch):
+    monkeypatch.setattr(influence, "COLUMNS", 70)
+    starts = np.cumsum([0, 90, 3, 40, 1, 60, 0, 5, 70, 71, 2])
+    assert influence._class_ranges(starts) == [(0, 1), (1, 4), (4, 7), (7, 8), (8, 9), (9, 10)]

@@ -19,6 +19,7 @@ from alike.extract.store.sides import Split, components, ranges_of, rows_in, sid
 from alike.extract.store.store import Store
 from alike.extract.store.twins import Signatures
 from alike.extract.store.verification import verify
+from alike.extract.twins import kernels
 from alike.extract.twins.bands import Bands
 from alike.extract.twins.hashes import SYMMETRIES, hashes
 from alike.extract.twins.kernels import differing_bits
@@ -83,6 +84,56 @@ def cells(image: Image.Image) -> np.ndarray:
 @pytest.fixture(scope="module")
 def originals() -> np.ndarray:
     return np.stack([cells(picture(seed)) for seed in range(30)])
+
+
+def test_every_pair_of_near_hashes_is_looked_at() -> None:
+    draw = np.random.default_rng(0)
+    n = kernels.HASHES + 300
+    second, turned = (draw.integers(0, 2**63, size, np.uint64) for size in ((2, 10), (8,)))
+    second[:, 0] = turned[:2]
+    wholes, halves = turned.tolist(), second[:, 1:].ravel().tolist()
+    # One hash of each other image is near one of this image, allowed to be or not.
+    parts = draw.integers(0, 2**63, (n, 10), np.uint64)
+    of_part = draw.integers(0, 10, n)
+    for at, part in enumerate(of_part):
+        asked = [*wholes, *halves] if part == 0 else wholes[:3]
+        flips = sum(1 << int(bit) for bit in draw.choice(63, draw.integers(0, 20), replace=False))
+        parts[at, part] = int(draw.choice(np.array(asked, np.uint64))) ^ flips
+    allowed = [
+        [*((other[0], hashed) for hashed in [*wholes, *halves])]
+        + [(part, hashed) for part in other[1:] for hashed in wholes[:2]]
+        for other in parts.tolist()
+    ]
+    bits = np.array([min((a ^ b).bit_count() for a, b in pairs) for pairs in allowed])
+    flat = np.zeros((n, 64, 64), np.uint8)
+    for candidates in (np.arange(n), draw.permutation(n)[: kernels.HASHES]):
+        twins, looked = kernels.twins_of(
+            7, candidates, parts, parts.T.copy(), second, turned, flat[:8], flat,
+            flat.astype(np.int8), np.zeros(n, np.int8), np.zeros((10, 3)), 11, 0.88,
+        )  # fmt: skip
+        near = candidates[bits[candidates] <= 11]
+        assert 200 < len(near) < n - 200
+        assert looked == len(np.setdiff1d(near, [7]))
+        assert not len(twins)
+
+
+def test_pixels_are_compared_where_a_part_lies() -> None:
+    """The correlation of a part with a target is numpy's, of the part that SciPy interpolates."""
+    from scipy.ndimage import map_coordinates
+
+    draw = np.random.default_rng(1)
+    image = draw.integers(-127, 128, (64, 64)).astype(np.float32)
+    for cells_, x, y, scale in ((48, 0.03, 0.08, 0.9), (24, -0.02, 0.05, 1.03), (48, 0.0, 0.0, 1)):
+        target = draw.standard_normal((cells_, cells_)).astype(np.float32)
+        target -= target.mean()
+        target /= np.linalg.norm(target)
+        at = (np.arange(cells_) + 0.5) / cells_ * scale * 64 - 0.5
+        rows, columns = (np.clip(at + 64 * start, 0.0, 62.999) for start in (y, x))
+        part = map_coordinates(image, np.meshgrid(rows, columns, indexing="ij"), order=1)
+        across, room = np.empty((64, cells_), np.float32), np.empty((cells_, cells_), np.float32)
+        kernels._across(image, x, scale, across)
+        got = kernels._correlation(across, target, y, scale, room)
+        assert got == pytest.approx(np.corrcoef(part.ravel(), target.ravel())[0, 1], abs=1e-5)
 
 
 @pytest.mark.parametrize("change", CHANGES)
