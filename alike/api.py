@@ -645,23 +645,33 @@ def explain(
     from alike.flows.cluster import cluster_jobs
     from alike.flows.explaining import (
         Part,
+        check_options,
         every_class,
         given_images,
         graded,
         joined_arrays,
         like_class,
+        questions_of,
     )
     from alike.results import Explanations
 
-    if cluster is not None and not (every or continuity or grade):
-        raise BadInput("cluster is for many images: give every, continuity or grade too")
     given = [one if isinstance(one, int) else _file(one) for one in each_query(images)]
     if like is not None and not given:
         raise BadInput("like compares images with a class: give images, or classes=True for all")
     if not (given or every or classes or confused or continuity or grade):
         raise BadInput("what to explain? give images, or every, classes, confused, …")
+    names = None if methods is None else tuple(dict.fromkeys(each_name(methods)))
+    asked = questions_of(
+        len(given), names, like, all=every, classes=classes, confused=confused,
+        continuity=continuity, grade=grade,
+    )  # fmt: skip
+    options = {
+        "methods": methods, "target": target, "measure": measure, "pairs": pairs, "limit": limit,
+        "cluster": cluster, "where": where or None,
+        "split": None if split == "held_out" else split,
+    }  # fmt: skip
+    check_options(options, asked, lambda name: "every" if name == "all" else name)
     chosen = open_store(store).features(features).only(where)
-    names = None if methods is None else each_name(methods)
     side = None if split == "all" else split
     parts: dict[str, Part] = {}
     pictures: dict[str, Any] = {}
@@ -682,12 +692,14 @@ def explain(
                     map_parts=jobs.stage("explain") if jobs.remote else map,
                     progress=progress,
                 )
-            parts["all"] = Part(report.table)
+            parts["all"] = Part(report.table, notes=report.left_out)
         if classes:
             parts["classes"] = every_class(chosen, side, pictures.__setitem__)
         if confused:
             grades = StoredGrades.of(chosen)
-            table, picture = confused_panel(chosen, confused, split=side, grades=grades)
+            table, picture = confused_panel(
+                chosen, confused, split=side, grades=grades, tell=notes.append
+            )
             parts["confused"] = Part(table, {"confused": picture})
         if continuity:
             with cluster_jobs(cluster) as jobs:

@@ -39,7 +39,7 @@ from alike.analysis.compare import (
 from alike.analysis.explain import evaluating, network_for, turns_in_classes
 from alike.analysis.explain.file_names import BACKGROUND
 from alike.analysis.explain.grade import mean_interval
-from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to
+from alike.analysis.explain.likeness_maps import directed, leave_one_out, likeness_to
 from alike.analysis.neighbours import linked_units
 from alike.analysis.pairs import right_interval, units_of
 from alike.analysis.scores import copy_links, evaluate_measure, logit_places
@@ -190,7 +190,7 @@ def background_probe(
     try:
         rows += _off_object(passes, cutouts)
     except BadInput as error:
-        # Pooled features of zero are like nothing; a network without a last map has none.
+        # A network without a last map has no likeness by positions.
         missing["likeness_off_object"] = str(error)
     table = pd.DataFrame(rows, columns=["images", "score", "value", "low", "high", "note"])
     record = {
@@ -494,16 +494,18 @@ def _off_object(passes: Passes, cutouts: Cutouts) -> list[Row]:
     The map of likeness is `likeness_to` the mean unit vector of the other images of the class.
 
     Raises:
-        BadInput: the network has no last map, or the pooled features of an image are zero.
+        BadInput: the network has no last map.
     """
     images = cutouts.images
     parts = list(passes.taps(cutouts.frames, ["gap"], "pooled maps"))
     gap = np.concatenate([part["gap"] for part in parts])
     kin = images.counts[images.codes] > 1
     directions = np.zeros(gap.shape)
+    comparable = directed(gap)
     for low, high in zip(images.starts[:-1], images.starts[1:], strict=True):
-        if high - low > 1:
-            directions[low:high] = leave_one_out(gap[low:high])
+        members = low + np.flatnonzero(comparable[low:high])
+        if len(members) > 1:
+            directions[members] = leave_one_out(gap[members])
     shares, areas = np.full(len(images), np.nan), np.full(len(images), np.nan)
     low = 0
     for part in passes.taps(cutouts.frames, ["last_conv"], "maps of likeness"):

@@ -1,6 +1,6 @@
 """Explanations of a store as tables, pictures and arrays, for the command line and the API."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,95 @@ class Part:
     cosine: float | None = None
     notes: Sequence[str] = ()
     target_note: str = ""
+
+
+OF_MANY = ("all", "continuity", "grade")
+OF_STORED = ("like", "classes", "confused", *OF_MANY)
+FITS: Mapping[str, tuple[str, ...]] = {
+    "methods": ("images", *OF_MANY),
+    "target": ("class",),
+    "measure": ("pixels", "pair_grade"),
+    "pairs": ("images",),
+    "limit": OF_MANY,
+    "cluster": OF_MANY,
+    "where": OF_STORED,
+    "split": OF_STORED[1:],
+    "to": ("images", "like", "classes", "confused"),
+    "arrays": ("images", "like", "classes"),
+}
+"""Options to the questions that read them."""
+SPELT = {
+    "images": "given images",
+    "class": "images given to explainers of a class (`alike list explainers`)",
+    "pixels": "two images given to explainers in pixels (`alike list pair-explainers`)",
+    "pair_grade": "grades of likeness",
+}
+"""Questions that are no option of their own, in words."""
+
+
+def questions_of(
+    n_images: int, methods: Sequence[str] | None, like: str | None, **flags: object
+) -> set[str]:
+    """What is asked, by the names of `FITS`.
+
+    Args:
+        n_images: given images.
+        methods: names of explainers; None: the usual ones.
+        like: the class that the images are compared with, or None.
+        flags: whether something else is asked.
+
+    Raises:
+        BadInput: methods without a name.
+    """
+    from alike.analysis.explain import LIKENESS, METHODS, OF_TWO, PAIR_EXPLAINERS
+    from alike.extract.errors import BadInput
+
+    if methods is not None and not methods:
+        raise BadInput("methods: no name is given, expected one of `alike list explainers` or more")
+    asked = {name for name, wanted in flags.items() if wanted}
+    of_two = {LIKENESS, *PAIR_EXPLAINERS}
+    if n_images and like is not None:
+        asked.add("like")
+    if n_images and (like is None or methods):
+        names = set(methods or (OF_TWO if n_images == 2 else METHODS))
+        asked.add("images")
+        asked |= {"class"} if names - of_two else set()
+        asked |= {"pixels"} if n_images > 1 and names & {*PAIR_EXPLAINERS} else set()
+    if "grade" in asked and (not methods or of_two & {*methods}):
+        asked.add("pair_grade")
+    return asked
+
+
+def check_options(
+    options: Mapping[str, object], asked: Collection[str], spell: Callable[[str], str]
+) -> None:
+    """Refuse an option that nothing asked reads.
+
+    Args:
+        options: name to value; None and False are not given.
+        asked: from `questions_of`.
+        spell: how the caller's user writes an option, or a question that is one.
+
+    Raises:
+        BadInput: names the option and what it is for.
+
+    Example:
+        >>> check_options({"limit": 3}, {"all"}, str)
+        >>> check_options({"pairs": True}, {"all"}, str)
+        Traceback (most recent call last):
+        ...
+        alike.extract.errors.BadInput: pairs does not apply here: it is for given images
+    """
+    from alike.extract.errors import BadInput
+
+    def words(names: Iterable[str]) -> str:
+        *first, last = (SPELT.get(name) or spell(name) for name in names)
+        return f"{', '.join(first)} and {last}" if first else last
+
+    for name, value in options.items():
+        if value is None or value is False or {*FITS[name]} & {*asked}:
+            continue
+        raise BadInput(f"{spell(name)} does not apply here: it is for {words(FITS[name])}")
 
 
 def given_images(
@@ -96,11 +185,20 @@ def like_class(features: "Features", images: Sequence[str | int], label: str) ->
     import pandas as pd
 
     from alike.analysis.explain import images_to_class, network_for, to_class_panel
+    from alike.analysis.explain.overlay import pictured_note
     from alike.extract.frames import read_images
 
     names = [str(image) for image in images]
     sources = read_images(list(images), features.store)
-    frames, explained = images_to_class(sources, network_for(features), features, label)
+    notes: list[str] = []
+    frames, explained = images_to_class(
+        sources, network_for(features), features, label, tell=notes.append
+    )
+    both = zip(names, explained.to_class, explained.to_others, strict=True)
+    empty = [name for name, *maps in both if not any(one.any() for one in maps)]
+    if empty:
+        notes.append(f"likeness is zero everywhere, which is no explanation: {', '.join(empty)}")
+    notes += pictured_note(len(names), "images")
     picture = to_class_panel(frames, [Path(name).name for name in names], explained)
     sides = {"to_class": explained.to_class, "to_others": explained.to_others}
     sums = {name: maps.sum(axis=(1, 2)) for name, maps in sides.items()}
@@ -110,7 +208,7 @@ def like_class(features: "Features", images: Sequence[str | int], label: str) ->
         for name, maps in sides.items()
     }
     table = pd.DataFrame({"image": names, **sums})
-    return Part(table, {f"like-{label}": picture}, arrays)
+    return Part(table, {f"like-{label}": picture}, arrays, notes=notes)
 
 
 def every_class(
@@ -129,8 +227,9 @@ def every_class(
     from alike.analysis.explain import class_likeness, class_panel, classes_left_out
 
     rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     arrays = {}
-    for one in class_likeness(features, split=split):
+    for one in class_likeness(features, split=split, tell=notes.append):
         alike, others = (maps.sum(axis=(1, 2)) for maps in (one.to_class, one.to_others))
         rows.append(
             {"class": one.label, "n": len(one.rows), "to_class": alike.mean(),
@@ -138,8 +237,8 @@ def every_class(
         )  # fmt: skip
         arrays[f"{one.label}/to_class"] = one.mean_map
         arrays[f"{one.label}/telling"] = one.telling_map
-        keep(f"class-{one.label}", class_panel(features, one))
-    notes = classes_left_out(features, split, [row["class"] for row in rows])
+        keep(f"class-{one.label}", class_panel(features, one, tell=notes.append))
+    notes += classes_left_out(features, split, [row["class"] for row in rows])
     return Part(pd.DataFrame(rows), arrays=arrays, notes=notes)
 
 
@@ -191,7 +290,7 @@ def graded(
         tell: gets a line for each method that is left out, with the reason.
         announce: gets the cost of each table before any is computed.
     """
-    from alike.analysis.explain import LIKENESS, PAIR_EXPLAINERS, USUAL
+    from alike.analysis.explain import LIKENESS, PAIR_EXPLAINERS, USUAL, DoesNotFit
     from alike.analysis.explain.grade import (
         METHODS,
         PAIR_METHODS,
@@ -199,6 +298,7 @@ def graded(
         grade_of,
         pair_grade_of,
     )
+    from alike.analysis.explain.inputs import names_no_class
     from alike.extract.errors import BadInput
     from alike.extract.progress import silent
 
@@ -225,9 +325,14 @@ def graded(
         announce(costs)
     tables = {}
     if single:
-        tables["grade"] = grade_of(
-            features, network, methods=single, n_images=limit or 32, **shared
-        )
+        try:
+            tables["grade"] = grade_of(
+                features, network, methods=single, n_images=limit or 32, **shared
+            )
+        except DoesNotFit as error:
+            if not paired:
+                raise
+            tell(f"explainers of a class: {error}")
     if paired:
         try:
             tables["pair_grade"] = pair_grade_of(
@@ -239,13 +344,6 @@ def graded(
                 raise
             tell(f"likeness: {error}")
     return tables
-
-
-def names_no_class(features: "Features") -> bool:
-    """Whether nothing follows the pooling of the network that made the features."""
-    from alike.extract.networks import HEADLESS_NOTE
-
-    return bool(features.attrs.get("tap_notes", {}).get("fc") == HEADLESS_NOTE)
 
 
 def cost_line(costs: "Mapping[str, GradeCost]") -> str:

@@ -584,22 +584,31 @@ def _draw(run: PipelineRun, key: str, network: "Network") -> list[RunFile]:
     if settings.examples and keep_examples(features, network, settings.examples):
         names.append(EXAMPLES)
     if settings.continuity_images:
-        with run.workers.jobs() as jobs:
-            continuity_of(
-                features,
-                network,
-                methods=settings.methods or METHODS,
-                n_images=settings.continuity_images,
-                map_methods=jobs.stage("continuity") if jobs.remote else None,
-                progress=run.progress,
-            )
-        names += [TABLE, PICTURE]
+        try:
+            with run.workers.jobs() as jobs:
+                continuity_of(
+                    features,
+                    network,
+                    methods=settings.methods or METHODS,
+                    n_images=settings.continuity_images,
+                    map_methods=jobs.stage("continuity") if jobs.remote else None,
+                    progress=run.progress,
+                )
+            names += [TABLE, PICTURE]
+        except BadInput as error:
+            # As for grades: a set of one held-out image ends no run.
+            run.decide([f"Continuity of explanations is not measured: {error}"])
     if settings.grade_images:
         # Before the pictures, under whose maps the grades stand.
         names += _grade(run, features, network)
     if settings.confused and "last_conv" in features.arrays:
-        keep_confused(features, settings.confused, split="held_out")
-        names.append(CONFUSED)
+        lines: list[str] = []
+        try:
+            keep_confused(features, settings.confused, split="held_out", tell=lines.append)
+            names.append(CONFUSED)
+        except BadInput as error:
+            lines.append(str(error))
+        run.decide(f"Most alike images of different classes: {line}" for line in lines)
     return [run.file(name.format(key=key)) for name in names]
 
 

@@ -411,9 +411,10 @@ def test_explanations(studied, tiny_set):
     assert {"0/to_class", "0/to_others"} == set(like.arrays)
     with pytest.raises(BadInput, match="what to explain"):
         alike.explain([], studied.store)
-    # No pair asks for it here, and a wrong name is wrong all the same.
     with pytest.raises(BadInput, match="unknown measure 'nope'"):
-        alike.explain([0], studied.store, measure="nope")
+        alike.explain([0, 1], studied.store, measure="nope")
+    with pytest.raises(BadInput, match="measure does not apply here: it is for two images given"):
+        alike.explain([0], studied.store, measure="gap_cosine")
 
 
 def test_a_class_that_is_named_like_the_index_of_another_is_told(tiny_set, tmp_path):

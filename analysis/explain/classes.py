@@ -1,6 +1,6 @@
 """What makes images one of their class, and which images of different classes are most alike."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from alike.analysis.explain.file_names import CONFUSED, DIGEST
 from alike.analysis.explain.inputs import Source, framed
-from alike.analysis.explain.likeness_maps import leave_one_out, likeness_to, unit
-from alike.analysis.explain.overlay import full_colour, heat_image
-from alike.analysis.explain.pair import alike_panel, centre_of, last_map, stored_frames, stored_pair
+from alike.analysis.explain.likeness_maps import directed, leave_one_out, likeness_to, unit
+from alike.analysis.explain.overlay import PICTURED, full_colour, heat_image, pictured_note
+from alike.analysis.explain.pair import alike_panel, centre_of, last_map, shown_frames, stored_pair
 from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
+from alike.extract.command import extract_again
 from alike.extract.errors import BadInput
 from alike.extract.frames import read_image
 from alike.extract.panels import SIDE, PanelImage, Pixels, panel, png
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
+Tell = Callable[[str], object]
 BLOCK = 1024
 SHOWN = 20
-"""Classes that an error names."""
+"""Classes or images that a line names."""
 COLUMNS = ("likeness to its class", "less likeness to the others")
 NOTE = (
     "Each position shows its share of the mean cosine to the other images of the class. Orange "
@@ -64,7 +66,11 @@ class ClassLikeness:
 
 
 def class_likeness(
-    features: "Features", *, split: str | None = None, labels: Sequence[str] | None = None
+    features: "Features",
+    *,
+    split: str | None = None,
+    labels: Sequence[str] | None = None,
+    tell: Tell = lambda _: None,
 ) -> Iterator[ClassLikeness]:
     """Decompose, for every class of two or more images, what makes them of their class.
 
@@ -72,19 +78,19 @@ def class_likeness(
         features: of a store with `gap` and `last_conv`.
         split: `train`, `held_out` or None for both.
         labels: classes wanted; None gives all.
+        tell: gets a line that names the images whose pooled map is zero, which are left out.
 
     Raises:
         BadInput: the full maps were not stored, or a class is not there.
     """
-    if "last_conv" not in features.arrays:
-        raise BadInput(f"{features.key} has no maps: extract with --taps last_conv")
+    _require_maps(features)
     table = labelled(features, split)
     counts = table["label"].value_counts()
     missing = sorted(set(labels or ()) - set(counts.index))
     if missing:
         there = _some(counts.index)
         raise BadInput(f"no images of class {', '.join(missing)}: classes are {there}")
-    units = unit(features.read("gap", table["row"].to_numpy()))
+    table, units = _comparable(features, table, tell)
     total = units.sum(axis=0)
     for label in labels or sorted(counts.index):
         own = (table["label"] == label).to_numpy()
@@ -101,10 +107,36 @@ def class_likeness(
         yield ClassLikeness(str(label), rows, both[0], both[1])
 
 
-def labelled(features: "Features", split: str | None = None) -> pd.DataFrame:
-    """The images with a label that have maps, as `class_likeness` compares them."""
-    table = features.table(split, names=["gap", "last_conv"])
-    return table[table["label"].notna()]
+def _require_maps(features: "Features") -> None:
+    if "last_conv" not in features.arrays:
+        taps = [*features.attrs.get("taps", ()), "last_conv"]
+        raise BadInput(f"{features.key} has no maps: run `{extract_again(features, taps)}`")
+
+
+def labelled(
+    features: "Features", split: str | None = None, names: Sequence[str] = ("gap", "last_conv")
+) -> pd.DataFrame:
+    """The images with a label that have these arrays."""
+    table = features.table(split, names=names)
+    return table[table["label"].notna()].reset_index(drop=True)
+
+
+def _comparable(
+    features: "Features", table: pd.DataFrame, tell: Tell
+) -> tuple[pd.DataFrame, Floats]:
+    """The images of a table whose pooled maps have a direction, and their unit vectors (N, C).
+
+    The others are like no image, whatever it shows. `tell` gets a line that names them.
+    """
+    pooled = features.read("gap", table["row"].to_numpy())
+    compared = directed(pooled)
+    if not compared.all():
+        without = table[~compared]
+        names = [
+            f"{path} (row {row})" for path, row in zip(without["path"], without["row"], strict=True)
+        ]
+        tell(f"images whose pooled map is zero, which is like nothing: {_some(names)}")
+    return table[compared].reset_index(drop=True), unit(pooled[compared])
 
 
 def classes_left_out(features: "Features", split: str | None, shown: Iterable[str]) -> list[str]:
@@ -127,12 +159,13 @@ def classes_left_out(features: "Features", split: str | None, shown: Iterable[st
             "classes are compared with each other: expected two or more, one of them with two "
             f"images in this split; there are {_some(left) or 'none'}"
         )
-    return [f"classes of one image, which is like no other: {_some(left)}"] if left else []
+    return [f"classes without two images to compare: {_some(left)}"] if left else []
 
 
-def _some(classes: Iterable[str]) -> str:
-    names = sorted(classes)
-    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = len(ordered) - SHOWN
+    return ", ".join(ordered[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _map_blocks(features: "Features", rows: Ints) -> Iterator[tuple[int, Floats]]:
@@ -141,22 +174,32 @@ def _map_blocks(features: "Features", rows: Ints) -> Iterator[tuple[int, Floats]
 
 
 def confused_pairs(
-    features: "Features", count: int = 8, *, split: str | None = None
+    features: "Features", count: int = 8, *, split: str | None = None, tell: Tell = lambda _: None
 ) -> pd.DataFrame:
     """Find the pairs of different classes with the most alike pooled features.
 
     Every image enters with its nearest image of another class only, so that one odd image does
     not fill the list.
 
+    Args:
+        features: of a store with `gap`.
+        count: pairs.
+        split: `train`, `held_out` or None for both.
+        tell: gets a line that names the images whose pooled map is zero, which are left out.
+
     Returns:
         row_a, row_b, label_a, label_b, path_a, path_b, cosine; most alike first.
+
+    Raises:
+        BadInput: images of fewer than two classes.
     """
-    table = features.table(split, names=["gap"])
-    table = table[table["label"].notna()].reset_index(drop=True)
+    table, exact = _comparable(features, labelled(features, split, ["gap"]), tell)
+    units = exact.astype(np.float32)
     codes, names = pd.factorize(table["label"])
     if len(names) < 2:
-        raise BadInput(f"{len(names)} class(es) in {features.key}: confusion needs two or more")
-    units = unit(features.read("gap", table["row"].to_numpy())).astype(np.float32)
+        raise BadInput(
+            f"{len(names)} class(es) to compare in {features.key}: confusion needs two or more"
+        )
     cosine_of: dict[tuple[int, int], float] = {}
     for lo in range(0, len(units), BLOCK):
         cosines = units[lo : lo + BLOCK] @ units.T
@@ -174,7 +217,12 @@ def confused_pairs(
 
 
 def images_to_class(
-    images: Sequence[Source], network: "Network", features: "Features", label: str
+    images: Sequence[Source],
+    network: "Network",
+    features: "Features",
+    label: str,
+    *,
+    tell: Tell = lambda _: None,
 ) -> tuple[list[Pixels], ClassLikeness]:
     """Say what makes given images like a class, and what makes them like all others.
 
@@ -186,24 +234,24 @@ def images_to_class(
         network: that made the features.
         features: whose stored images make the classes.
         label: the class.
+        tell: gets a line that names the stored images whose pooled map is zero: they are left out.
 
     Returns:
-        What the network saw of each image, and their shares; `rows` are -1 for images
-        that are not stored under the class.
+        What the network saw of each image, and their shares, which are zero for an image whose
+        pooled map is; `rows` are -1 for images that are not stored under the class.
 
     Raises:
         BadInput: no such class, one class only, a class of which the image is all there is, or
             images whose maps are of several sizes.
     """
-    table = features.table(names=["gap"])
-    table = table[table["label"].notna()].reset_index(drop=True)
-    own = (table["label"] == label).to_numpy()
-    if not own.any() or own.all():
+    table = labelled(features, names=["gap"])
+    there = set(table["label"])
+    if label not in there or len(there) < 2:
         raise BadInput(
-            f"likeness to class {label!r} needs it and another one; stored are "
-            f"{_some(set(table['label']))}"
+            f"likeness to class {label!r} needs it and another one; stored are {_some(there)}"
         )
-    units = unit(features.read("gap", table["row"].to_numpy()))
+    table, units = _comparable(features, table, tell)
+    own = (table["label"] == label).to_numpy()
     place = {name: at for at, name in enumerate(table["image_id"])}
     frames, rows, shares = [], [], []
     for image in images:
@@ -217,7 +265,7 @@ def images_to_class(
             members[at] = others[at] = False
         for some, of in ((members, f"class {label!r} has"), (others, "the other classes have")):
             if not some.any():
-                raise BadInput(f"{of} no other image than the one given: add some")
+                raise BadInput(f"{of} no other image to compare than the one given: add some")
         directions = (units[members].mean(axis=0), units[others].mean(axis=0))
         feature_map = last_map(network, frame)[None]
         shares.append([likeness_to(feature_map, direction)[0] for direction in directions])
@@ -232,11 +280,20 @@ def images_to_class(
     return frames, ClassLikeness(label, np.array(rows), both[0], both[1])
 
 
-def class_panel(features: "Features", likeness: ClassLikeness, *, examples: int = 5) -> Pixels:
-    """Show a class: its mean maps, and its most and least typical images with theirs."""
+def class_panel(
+    features: "Features", likeness: ClassLikeness, *, examples: int = 5, tell: Tell = lambda _: None
+) -> Pixels:
+    """Show a class: its mean maps, and its most and least typical images with theirs.
+
+    Args:
+        features: whose images are shown.
+        likeness: of the class.
+        examples: images, at most.
+        tell: gets a line for each image that is gone or has changed: its place stays empty.
+    """
     order = np.argsort(-likeness.to_class.sum(axis=(1, 2)))
     positions = [int(at) for at in (*order[: examples - 1], *order[-1:])]
-    frames = stored_frames(features, [int(likeness.rows[at]) for at in positions])
+    frames = shown_frames(features, [int(likeness.rows[at]) for at in positions], tell)
     paper = np.full((SIDE, SIDE, 3), 255, np.uint8)
     means = zip(COLUMNS, (likeness.mean_map, likeness.telling_map), strict=True)
     blank = PanelImage(paper, (f"mean over {len(likeness.rows)} images",))
@@ -258,9 +315,10 @@ def class_panel(features: "Features", likeness: ClassLikeness, *, examples: int 
 def to_class_panel(
     frames: Sequence[Pixels], names: Sequence[str], likeness: ClassLikeness
 ) -> Pixels:
-    """Show what `images_to_class` found: one row an image."""
-    lines = [(name, f"beside class {likeness.label}") for name in names]
-    rows = _member_rows(frames, lines, likeness.to_class, likeness.to_others)
+    """Show what `images_to_class` found: one row an image, of the first `PICTURED`."""
+    lines = [(name, f"beside class {likeness.label}") for name in names[:PICTURED]]
+    maps = (likeness.to_class[:PICTURED], likeness.to_others[:PICTURED])
+    rows = _member_rows(frames[:PICTURED], lines, *maps)
     return panel(rows, title=f"What makes an image one of class {likeness.label}", note=NOTE)
 
 
@@ -285,13 +343,13 @@ def _sum(heat: Floats) -> str:
 
 
 def keep_confused(
-    features: "Features", count: int = 4, *, split: str | None = None
+    features: "Features", count: int = 4, *, split: str | None = None, tell: Tell = lambda _: None
 ) -> pd.DataFrame:
     """Find the most alike pairs of different classes; keep their likeness maps in the store.
 
     The picture is `explanations/<key>/confused.png`; the table is that of `confused_pairs`.
     """
-    pairs, picture = confused_panel(features, count, split=split)
+    pairs, picture = confused_panel(features, count, split=split, tell=tell)
     features.store.write_file(
         CONFUSED.format(key=features.key), png(picture, {DIGEST: features.digest})
     )
@@ -304,6 +362,7 @@ def confused_panel(
     *,
     split: str | None = None,
     grades: StoredGrades | None = None,
+    tell: Tell = lambda _: None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Return the most alike pairs of different classes, and their maps side by side.
 
@@ -312,13 +371,21 @@ def confused_panel(
         count: pairs.
         split: `train`, `held_out` or None for both.
         grades: written under the maps; None: none are.
+        tell: gets a line that names the images whose pooled map is zero, which are left out, and
+            one for each image that is gone or has changed, whose place stays empty.
     """
-    table = confused_pairs(features, count, split=split)
+    _require_maps(features)
+    table = confused_pairs(features, count, split=split, tell=tell)
     centre = centre_of(features)
-    rows = [(int(row.row_a), int(row.row_b)) for row in table.itertuples()]
-    likenesses = [stored_pair(features, one, other, centre=centre) for one, other in rows]
+    shown = table[:PICTURED]
+    for line in pictured_note(len(table), "pairs"):
+        tell(line)
+    rows = [(int(row.row_a), int(row.row_b)) for row in shown.itertuples()]
+    likenesses = [
+        stored_pair(features, one, other, centre=centre, tell=tell) for one, other in rows
+    ]
     names = [
         (f"{row.label_a}, row {row.row_a}", f"{row.label_b}, row {row.row_b}")
-        for row in table.itertuples()
+        for row in shown.itertuples()
     ]
     return table, alike_panel(likenesses, names, grades=grades)

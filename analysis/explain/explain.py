@@ -149,6 +149,8 @@ def explainer(name: str) -> Explainer:
     """
     if name not in EXPLAINERS:
         of_two = "for likeness `likeness` or one of `alike list pair-explainers`"
+        if name.startswith("likeness"):
+            raise BadInput(f"{name} is of two images: choose of {', '.join(EXPLAINERS)}")
         raise BadInput(f"no explainer {name!r}: choose from {', '.join(EXPLAINERS)}; {of_two}")
     return EXPLAINERS[name]
 

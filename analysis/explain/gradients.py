@@ -21,6 +21,7 @@ from alike.extract.networks import (
     TappedNetwork,
     first_tensor,
     function_name,
+    has_positions,
     in_places,
     taps_at,
 )
@@ -157,8 +158,18 @@ def times_input(evidence: Tensor, batch: Tensor) -> Tensor:
 
 
 def score(module: nn.Module, batch: Tensor) -> Tensor:
-    """The class scores (B, K) of a batch: the first tensor of the network's output, flattened."""
+    """The class scores (B, K) of a batch: the first tensor of the network's output.
+
+    Raises:
+        DoesNotFit: the output is no number a class, but has positions too.
+    """
     output: Tensor = first_tensor((module(batch),))
+    if has_positions(output):
+        shape = " x ".join(map(str, output.shape[1:]))
+        raise DoesNotFit(
+            f"{type(module).__name__} gives {shape} numbers for an image, expected one a class: "
+            "wrap it in a network that averages over the positions, or explain likeness"
+        )
     return output.flatten(1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alike.analysis.explain.explain import Explanation, explain_batch, explainer
 from alike.analysis.explain.gradients import DoesNotFit
-from alike.analysis.explain.inputs import framed, index_or_name, network_for
+from alike.analysis.explain.inputs import framed, index_or_name, names_no_class, network_for
 from alike.analysis.explain.likeness_pixels import (
     PAIR_EXPLAINERS,
     USUAL,
@@ -21,7 +21,7 @@ from alike.analysis.explain.likeness_pixels import (
     pair_explainer,
     pixel_likeness,
 )
-from alike.analysis.explain.overlay import explanation_panel
+from alike.analysis.explain.overlay import PICTURED, explanation_panel, pictured_note
 from alike.analysis.explain.pair import (
     Alike,
     alike_panel,
@@ -58,7 +58,8 @@ class Explained:
         pixels: of the first two images, one a method of `PAIR_EXPLAINERS` that fits.
         frames: (H, W, 3) uint8, what the network saw of the first two, where `pixels` is of them.
         grades: of the methods, as the store has them; written under the maps.
-        target_note: says if the class was taken by a name that is also the index of another class.
+        target_note: says if the class was taken by a name that is also the index of another class,
+            or is none, because the network has no classifier.
     """
 
     names: tuple[str, ...]
@@ -113,7 +114,9 @@ class Explained:
         panels = {}
         short = [Path(name).name for name in self.names]
         if any(self.explanations):
-            panels["explanations"] = explanation_panel(self.explanations, short, grades=self.grades)
+            panels["explanations"] = explanation_panel(
+                self.explanations[:PICTURED], short, grades=self.grades
+            )
         if self.alike is not None:
             panels[LIKENESS] = alike_panel([self.alike], [(short[0], short[1])], grades=self.grades)
         if self.pixels:
@@ -203,19 +206,29 @@ def explain_images(
         except DoesNotFit as error:
             notes.append(str(error))
         else:
-            notes += _empty_notes(by_method[-1], names)
+            notes += _empty_notes(method, [one.relevance for one in by_method[-1]], names)
     explanations = tuple(zip(*by_method, strict=True)) if by_method else ((),) * len(sources)
+    notes += pictured_note(len(sources) if by_method else 0, "images")
     both = len(sources) > 1 and likeness
     comparison, frames = None, [framed(one, network) for one in sources[:2] if both]
     if LIKENESS in methods and both:
-        comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
-        share = class_token_share(network, frames)
-        notes += [] if share is None else [str(share)]
+        try:
+            comparison = compare_images(sources[0], sources[1], network, centre=centre_of(features))
+        except BadInput as error:
+            notes.append(f"likeness of {names[0]} (a) and {names[1]} (b): {error}")
+        else:
+            share = class_token_share(network, frames)
+            notes += [] if share is None else [str(share)]
     pixels = _pixels(features, network, frames, of_two, measure, pairs, notes)
+    for one in pixels:
+        notes += _empty_notes(one.method, (one.on_a, one.on_b), names)
     shown = tuple(frame.permute(1, 2, 0).numpy() for frame in frames)
     grades = StoredGrades.of(features)
     which = index_or_name(network, target)
-    return Explained(names, explanations, comparison, tuple(notes), pixels, shown, grades, which)
+    if by_method and names_no_class(features):
+        which = "the network has no classifier: what is explained is a number of its pooled vector"
+    lines = tuple(dict.fromkeys(notes))
+    return Explained(names, explanations, comparison, lines, pixels, shown, grades, which)
 
 
 def _pixels(
@@ -244,14 +257,14 @@ def _pixels(
     return tuple(found)
 
 
-def _empty_notes(explanations: Sequence[Explanation], names: Sequence[str]) -> list[str]:
-    """The images for which one method gives a map that is zero everywhere."""
-    empty = [name for one, name in zip(explanations, names, strict=True) if one.empty]
+def _empty_notes(
+    method: str, maps: Sequence[npt.NDArray[np.float32]], names: Sequence[str]
+) -> list[str]:
+    """A line for a method whose map of some images is zero everywhere, with their names."""
+    empty = [name for one, name in zip(maps, names, strict=False) if not one.any()]
     if not empty:
         return []
-    return [
-        f"{explanations[0].method} is zero everywhere, which is no explanation: {', '.join(empty)}"
-    ]
+    return [f"{method} is zero everywhere, which is no explanation: {', '.join(empty)}"]
 
 
 def _peak(relevance: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alike.extract.class_names import numbered_class, output_names
 from alike.extract.errors import BadInput
 from alike.extract.frames import ImageLike, read_image
-from alike.extract.networks import folded, taps_at
+from alike.extract.networks import HEADLESS_NOTE, folded, taps_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,6 +63,11 @@ def class_indices(
 def class_name(network: "Network", index: int) -> str:
     """Return the name of a class, or `class 3` where the network has no names."""
     return _names(network, index + 1)[index]
+
+
+def names_no_class(features: "Features") -> bool:
+    """Whether nothing follows the pooling of the network that made the features."""
+    return bool(features.attrs.get("tap_notes", {}).get("fc") == HEADLESS_NOTE)
 
 
 def index_or_name(network: "Network", target: int | str | None) -> str:

@@ -95,16 +95,16 @@ def likeness_to(maps: Floats, direction: Floats, *, centre: Floats | None = None
     Returns:
         (N, h, w) float32 whose sum over positions is `u_i . direction_i`, with u_i the unit pooled
         map; for a class direction that is the mean cosine of image i to the images of the class.
+        Zero everywhere for a pooled map of zeros, which is like nothing.
     """
     n, channels, h, w = maps.shape
     columns = maps.reshape(n, channels, h * w).astype(np.float64)
     if centre is not None:
         columns -= np.asarray(centre, np.float64)[None, :, None]
     lengths = np.linalg.norm(columns.mean(axis=2), axis=1)
-    if not np.all(lengths > 0):
-        raise BadInput(f"image {int(np.argmin(lengths))} of the batch has a pooled map of zeros")
     toward = np.broadcast_to(np.asarray(direction, np.float64), (n, channels))
-    shares = np.einsum("ncp,nc->np", columns, toward) / (h * w * lengths[:, None])
+    shares = np.einsum("ncp,nc->np", columns, toward)
+    shares /= h * w * np.where(lengths > 0, lengths, np.inf)[:, None]
     return np.asarray(shares.reshape(n, h, w), np.float32)
 
 
@@ -135,6 +135,11 @@ def position_pairs(map_a: Floats, map_b: Floats, *, centre: Floats | None = None
     a, b = _column_pair(map_a, map_b, centre)
     scale = _length(a.mean(axis=1), "a") * _length(b.mean(axis=1), "b") * a.shape[1] * b.shape[1]
     return np.asarray(a.T @ b / scale, np.float32)
+
+
+def directed(pooled: Floats) -> npt.NDArray[np.bool_]:
+    """Return (N,): whether each row of (N, C) has a direction, for zeros are like nothing."""
+    return np.asarray(np.linalg.norm(np.asarray(pooled, np.float64), axis=1) > 0)
 
 
 def unit(pooled: Floats, *, centre: Floats | None = None) -> Floats:

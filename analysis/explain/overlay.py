@@ -26,6 +26,9 @@ Floats = npt.NDArray[np.floating]
 FOR = ((255, 196, 92), (196, 40, 0))
 AGAINST = ((120, 190, 255), (8, 56, 150))
 SMOOTHED = 112
+LONGER = 4
+PICTURED = 64
+"""Rows of a picture, at most: of thousands it would not fit into memory."""
 NOTE = (
     "Orange speaks for the class, blue against it. Each map has its own scale: full colour is its "
     "99.5 % quantile of magnitude. Maps of pixels are smoothed by a 112th of their side."
@@ -41,14 +44,16 @@ def overlay(
         image: (H, W, 3) uint8, what the network saw.
         heat: (h, w) relevance of any sign; enlarged to the image with bilinear interpolation.
         top: the magnitude drawn in full colour; the map's own 99.5 % quantile where None.
-        side: length in pixels of the shorter side of the result; the image's own where None.
+        side: length in pixels of the shorter side of the result, or of a `LONGER`-th of the longer
+            side of a very long image; the image's own where None.
 
     Returns:
         (H', W', 3) uint8.
     """
     picture = Image.fromarray(image)
     if side is not None:
-        scale = side / min(picture.size)
+        # One row of 5,000 pixels would be enlarged to more than fits into memory.
+        scale = min(side / min(picture.size), LONGER * side / max(picture.size))
         wide, high = (max(1, round(length * scale)) for length in picture.size)
         picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
     grey = np.asarray(picture.convert("L"), np.float32)[..., None] * 0.62 + 84
@@ -145,6 +150,16 @@ def explanation_panel(
         rows.append([PanelImage(first.image, lines), *maps])
     note = f"{NOTE} {GRADE_NOTE}" if grades else NOTE
     return panel(rows, side=side, title=title, note=note)
+
+
+def pictured_note(count: int, what: str) -> list[str]:
+    """Say how many rows a picture leaves out, if it does.
+
+    Example:
+        >>> pictured_note(64, "images"), pictured_note(1000, "images")
+        ([], ['the picture shows the first 64 of 1,000 images'])
+    """
+    return [f"the picture shows the first {PICTURED} of {count:,} {what}"][: count > PICTURED]
 
 
 def _enlarged(heat: Floats, size: tuple[int, int]) -> npt.NDArray[np.float32]:

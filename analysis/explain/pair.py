@@ -1,6 +1,6 @@
 """Where two images are alike and where they differ: the numbers of `likeness` meet the images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from alike.analysis.explain.inputs import Source, framed
-from alike.analysis.explain.likeness_maps import Likeness, difference, likeness
+from alike.analysis.explain.likeness_maps import Likeness, difference, directed, likeness
 from alike.analysis.explain.likeness_pixels import USUAL, PixelLikeness
 from alike.analysis.explain.overlay import full_colour, heat_image
 from alike.analysis.explain.stored_grades import NOT_GRADED, StoredGrades
@@ -17,13 +17,15 @@ from alike.analysis.explain.stored_grades import NOTE as GRADE_NOTE
 from alike.extract.command import taps_again
 from alike.extract.errors import BadInput
 from alike.extract.frames import StoredImages, transform_of
-from alike.extract.panels import PanelImage, Pixels, panel
+from alike.extract.panels import SIDE, PanelImage, Pixels, panel
 
 if TYPE_CHECKING:
     from alike.extract.networks import Network
     from alike.extract.store import Features
 
 Floats = npt.NDArray[np.floating]
+EMPTY = 235
+"""Grey of the place of an image that is gone."""
 NOTE = (
     "Each position shows its share of the cosine of the pooled maps. In the columns of likeness, "
     "orange makes the two images more similar and blue less similar. In the column of difference, "
@@ -64,14 +66,23 @@ def compare_images(
         centre: (C,) mean pooled feature of a data set, for `centred`.
 
     Raises:
-        BadInput: the network pools no feature map, or an image is not there.
+        BadInput: the network pools no feature map, an image is not there, or the pooled map of one
+            is zero.
     """
     frames = [framed(source, network) for source in (image_a, image_b)]
-    maps = [last_map(network, frame) for frame in frames]
-    centred = None if centre is None else likeness(maps[0], maps[1], centre=centre)
     first, second = (frame.permute(1, 2, 0).numpy() for frame in frames)
-    shares = likeness(maps[0], maps[1])
-    return Alike((first, second), shares, difference(maps[0], maps[1]), centred)
+    return _alike((first, second), [last_map(network, frame) for frame in frames], centre)
+
+
+def _alike(images: tuple[Pixels, Pixels], maps: Sequence[Floats], centre: Floats | None) -> Alike:
+    first, second = maps
+    if centre is not None and not all(
+        directed((one.astype(np.float64).mean((1, 2)) - centre)[None])[0] for one in maps
+    ):
+        # An image that is the mean of the set has nothing that not all share.
+        centre = None
+    centred = None if centre is None else likeness(first, second, centre=centre)
+    return Alike(images, likeness(first, second), difference(first, second), centred)
 
 
 def alike_panel(
@@ -194,15 +205,25 @@ def last_map(network: "Network", frame: torch.Tensor) -> Floats:
 
 
 def stored_pair(
-    features: "Features", row_a: int, row_b: int, *, centre: Floats | None = None
+    features: "Features",
+    row_a: int,
+    row_b: int,
+    *,
+    centre: Floats | None = None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Alike:
-    """Say where two stored images are alike, from their stored maps; no network is run."""
-    first, second = (features.read("last_conv", np.array([row]))[0] for row in (row_a, row_b))
-    images = stored_frames(features, [row_a, row_b])
-    centred = None if centre is None else likeness(first, second, centre=centre)
-    return Alike(
-        (images[0], images[1]), likeness(first, second), difference(first, second), centred
-    )
+    """Say where two stored images are alike, from their stored maps; no network is run.
+
+    Args:
+        features: of a store with `last_conv`.
+        row_a: of one image.
+        row_b: of the other.
+        centre: (C,) mean pooled feature of a data set, for `centred`.
+        tell: gets a line for an image that is gone or has changed: its picture is empty.
+    """
+    maps = [features.read("last_conv", np.array([row]))[0] for row in (row_a, row_b)]
+    first, second = shown_frames(features, [row_a, row_b], tell)
+    return _alike((first, second), maps, centre)
 
 
 def stored_frames(features: "Features", rows: Sequence[int]) -> list[Pixels]:
@@ -213,6 +234,29 @@ def stored_frames(features: "Features", rows: Sequence[int]) -> list[Pixels]:
     """
     frames = StoredImages.of(features.store).frames(rows, transform_of(features))
     return [frame.permute(1, 2, 0).numpy() for frame in frames]
+
+
+def shown_frames(
+    features: "Features", rows: Sequence[int], tell: Callable[[str], object]
+) -> list[Pixels]:
+    """`stored_frames` for a picture: one image that is gone or has changed leaves its place empty.
+
+    Args:
+        features: of a store that knows its source.
+        rows: of images.
+        tell: gets a line for each image that is gone or has changed.
+
+    Raises:
+        BadInput: the source of all images is gone.
+    """
+    images, transform, frames = StoredImages.of(features.store), transform_of(features), []
+    for row in rows:
+        try:
+            frames.append(images.read(row).frame(transform).permute(1, 2, 0).numpy())
+        except BadInput as error:
+            tell(f"picture of row {row}: {error}")
+            frames.append(np.full((SIDE, SIDE, 3), EMPTY, np.uint8))
+    return frames
 
 
 def centre_of(features: "Features") -> Floats:

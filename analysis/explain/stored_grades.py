@@ -11,7 +11,7 @@ from alike.extract.command import command_of
 if TYPE_CHECKING:
     from alike.extract.store import Features
 
-VERSION = 3
+VERSION = 4
 """Of what the numbers are: another one is graded anew by the next run."""
 NOT_GRADED = "no grade measured"
 NOTE = (

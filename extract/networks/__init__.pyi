@@ -23,6 +23,7 @@ from .reading import every_file_read as every_file_read
 from .taps import HEADLESS_NOTE as HEADLESS_NOTE
 from .taps import find_taps as find_taps
 from .taps import forward_taps as forward_taps
+from .taps import has_positions as has_positions
 from .taps import layer_taps as layer_taps
 from .taps import taps_at as taps_at
 from .trace import random_calls as random_calls

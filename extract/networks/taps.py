@@ -41,6 +41,7 @@ MAX_PREFIX = 16
 TOKENS_NOTE = "tokens before the pooling, as a grid; {prefix} prefix token(s) dropped"
 CONV_HEAD_NOTE = "convolutional classifier: last_conv is what enters it, fc is its mean"
 FLAT_NOTE = "no global pooling: last_conv is the map that is flattened into the first Linear"
+POSITIONS_NOTE = "the output is {shape}: its numbers are stored one by one, and none is of a class"
 FLATTENED, COMPARED, LAST = "flattened", "compared", "channels_last"
 HEADLESS_NOTE = "no Linear after the pooling: fc is the pooled vector"
 
@@ -111,10 +112,23 @@ def _taps_of(
         replace(tap, module=_module_before(trace, tap)) if tap.name == "last_conv" else tap
         for tap in _head_taps(trace, example)
     ]
-    logits = Tap("logits", "", 0, "output", "vector", (trace.output[0].numel(),))
+    numel = trace.output[0].numel()
+    shape = " x ".join(map(str, trace.output.shape[1:]))
+    note = POSITIONS_NOTE.format(shape=shape) if has_positions(trace.output) else ""
+    logits = Tap("logits", "", 0, "output", "vector", (numel,), note=note)
     taps_found = _withheld(module, [*taps, logits])
     missing = [path for path in paths if path not in taps_found]
     return taps_found | {path: _path_tap(trace, path, example) for path in missing}
+
+
+def has_positions(output: torch.Tensor) -> bool:
+    """Whether an output (N, ...) has more axes of several numbers than that of classes.
+
+    Example:
+        >>> has_positions(torch.zeros(2, 10, 1, 1)), has_positions(torch.zeros(2, 10, 4, 4))
+        (False, True)
+    """
+    return sum(side > 1 for side in output.shape[1:]) > 1
 
 
 def _head_taps(trace: Trace, example: torch.Tensor) -> list[Tap]:

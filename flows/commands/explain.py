@@ -1,7 +1,6 @@
 """`alike explain`: where in an image the evidence lies, and where two images are alike."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,9 @@ from alike.flows.options import (
     WhereOption,
     names_of,
 )
+
+SHOWN = 20
+"""Lines of what is left out; there may be one for every image."""
 
 
 def register(app: typer.Typer) -> None:
@@ -122,14 +124,23 @@ def register(app: typer.Typer) -> None:
         from alike.extract.replacing import check_target
         from alike.extract.store import Store
         from alike.flows.console import print_json
-        from alike.flows.explaining import by_reason
+        from alike.flows.explaining import by_reason, check_options, questions_of
 
-        if cluster and not (every or continuity or grade):
-            raise BadInput("--cluster is for many images: give --all, --continuity or --grade too")
         if like is not None and not images:
             raise BadInput("--like compares images with a class: give images, or --classes for all")
         if not (images or every or classes or confused or continuity or grade):
             raise BadInput("what to explain? give images, or --all, --classes, --confused N, …")
+        names = None if methods is None else list(dict.fromkeys(names_of(methods) or ()))
+        asked = questions_of(
+            len(images or ()), names, like, all=every, classes=classes, confused=confused,
+            continuity=continuity, grade=grade,
+        )  # fmt: skip
+        options = {
+            "methods": methods, "target": target, "measure": measure, "pairs": pairs,
+            "limit": limit, "cluster": cluster, "where": where or None, "to": to, "arrays": arrays,
+            "split": None if split is Split.HELD_OUT else split,
+        }  # fmt: skip
+        check_options(options, asked, "--{}".format)
         if to is not None:
             check_target(to, folder=True)
         if arrays is not None:
@@ -138,15 +149,14 @@ def register(app: typer.Typer) -> None:
         side = split.side
         if to is None:
             chosen.store.require_writable()
-        names = names_of(methods)
         answers: dict[str, Any] = {}
         maps: list[Mapping[str, Any]] = []
         left_out: list[str] = []
         if like is not None and images:
             answers["like"] = _like(chosen, images, like, to, maps, as_json)
         if images and (like is None or names):
-            asked = (names, target, measure, pairs)
-            answers["images"] = _images(chosen, images, asked, to, maps, as_json)
+            how = (names, target, measure, pairs)
+            answers["images"] = _images(chosen, images, how, to, maps, as_json)
         if every:
             answers["all"] = _all(chosen, names, side, limit, cluster, as_json)
         if classes:
@@ -172,23 +182,25 @@ def register(app: typer.Typer) -> None:
 def _images(
     chosen: Any,
     images: list[str],
-    asked: tuple[list[str] | None, str | None, str | None, bool],
+    how: tuple[list[str] | None, str | None, str | None, bool],
     to: Path | None,
     maps: list[Mapping[str, Any]],
     quiet: bool,
 ) -> dict[str, Any]:
-    """Explain given images; `asked` are methods, target, measure and whether pairs are shown."""
+    """Explain given images; `how` are methods, target, measure and whether pairs are shown."""
+    from alike.analysis.explain.file_names import picture_stem
     from alike.extract.errors import BadInput
     from alike.flows.console import print_table
     from alike.flows.explaining import given_images
     from alike.flows.log_lines import say
 
-    result = given_images(chosen, numbered(images), *asked)
+    given = numbered(images)
+    result = given_images(chosen, given, *how)
     if not (result.pictures or result.arrays):
         raise BadInput(f"nothing was explained: {'; '.join(result.notes)}")
     if result.target_note:
         say(f"note: {result.target_note}")
-    stem = "-".join(Path(name).stem for name in images[:2])
+    stem = picture_stem(given)
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
     ]
@@ -198,8 +210,7 @@ def _images(
             print_table(result.table)
         if result.cosine is not None:
             typer.echo(f"cosine of the pooled maps: {result.cosine:.4f}")
-        for note in result.notes:
-            typer.echo(f"left out: {note}")
+        _left_out(result.notes)
         _say(files)
     return {
         "maps": result.table, "cosine": result.cosine, "left_out": result.notes, "files": files
@@ -208,7 +219,8 @@ def _images(
 
 def numbered(images: list[str]) -> list[str | int]:
     """Names of image files as they are, numbers of stored rows as numbers."""
-    return [int(name) if name.isdecimal() else name for name in images]
+    # Longer ones are no rows, and may be too long for a number.
+    return [int(name) if name.isdecimal() and len(name) < 20 else name for name in images]
 
 
 def _like(
@@ -219,19 +231,24 @@ def _like(
     maps: list[Mapping[str, Any]],
     quiet: bool,
 ) -> dict[str, Any]:
+    from alike.analysis.explain.file_names import picture_stem
     from alike.flows.console import print_table
     from alike.flows.explaining import like_class
 
-    result = like_class(chosen, numbered(images), label)
-    stem = "-".join(Path(name).stem for name in images[:2])
+    given = numbered(images)
+    result = like_class(chosen, given, label)
+    stem = picture_stem(given)
     files = [
         _write(chosen, to, f"{stem}-{what}", picture) for what, picture in result.pictures.items()
     ]
     maps.append(result.arrays)
     if not quiet:
         print_table(result.table, f"mean cosine to the images of {label}, and to all others")
+        _left_out(result.notes)
         _say(files)
-    return {"label": label, "images": result.table, "files": files}
+    return {
+        "label": label, "images": result.table, "left_out": result.notes, "files": files
+    }  # fmt: skip
 
 
 def _all(
@@ -259,8 +276,9 @@ def _all(
         typer.echo(
             f"{report.n_computed} maps computed, {report.n_reused} were there: {report.folder}"
         )
+        _left_out(report.left_out)
     counts = {"n_computed": report.n_computed, "n_reused": report.n_reused, "folder": report.folder}
-    return {**counts, "images": report.table}
+    return {**counts, "images": report.table, "left_out": report.left_out}
 
 
 def _classes(
@@ -276,8 +294,7 @@ def _classes(
     maps.append(result.arrays)
     if not quiet:
         print_table(result.table, "mean cosine to the other images of the class")
-        for note in result.notes:
-            typer.echo(f"left out: {note}")
+        _left_out(result.notes)
         _say(files)
     return {"classes": result.table, "left_out": result.notes, "files": files}
 
@@ -288,12 +305,16 @@ def _confused(
     from alike.analysis.explain import StoredGrades, confused_panel
     from alike.flows.console import print_table
 
-    table, picture = confused_panel(chosen, count, split=split, grades=StoredGrades.of(chosen))
+    notes: list[str] = []
+    grades = StoredGrades.of(chosen)
+    table, picture = confused_panel(chosen, count, split=split, grades=grades, tell=notes.append)
+    notes = list(dict.fromkeys(notes))
     files = [_write(chosen, to, "confused", picture)]
     if not quiet:
         print_table(table, "most alike images of different classes")
+        _left_out(notes)
         _say(files)
-    return {"pairs": table, "files": files}
+    return {"pairs": table, "left_out": notes, "files": files}
 
 
 def _continuity(
@@ -362,13 +383,10 @@ def _grade(
 def _keep(file: Path, parts: list[Mapping[str, Any]], quiet: bool) -> str:
     import numpy as np
 
-    from alike.extract.errors import BadInput
     from alike.extract.replacing import aside
     from alike.flows.explaining import joined_arrays
 
     maps = joined_arrays(parts)
-    if not maps:
-        raise BadInput("--arrays writes the maps of given images and of --classes: ask for either")
     with aside(file) as part, part.open("wb") as sink:
         np.savez_compressed(sink, **maps)
     if not quiet:
@@ -377,14 +395,11 @@ def _keep(file: Path, parts: list[Mapping[str, Any]], quiet: bool) -> str:
 
 
 def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
-    from alike.analysis.explain.file_names import DIGEST
+    from alike.analysis.explain.file_names import DIGEST, file_name
     from alike.extract.panels import png
     from alike.extract.replacing import aside
 
-    file = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-    if file != name:
-        # Labels that differ in other letters alone have pictures of their own.
-        file += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    file = file_name(name)
     if to is None:
         place = f"explanations/{chosen.key}/{file}.png"
         chosen.store.write_file(place, png(picture, {DIGEST: chosen.digest}))
@@ -392,6 +407,13 @@ def _write(chosen: Any, to: Path | None, name: str, picture: Any) -> str:
     with aside(to / f"{file}.png") as part:
         part.write_bytes(png(picture))
     return str(to / f"{file}.png")
+
+
+def _left_out(notes: Sequence[str]) -> None:
+    for note in notes[:SHOWN]:
+        typer.echo(f"left out: {note}")
+    if len(notes) > SHOWN:
+        typer.echo(f"left out: {len(notes) - SHOWN:,} lines more, which --json has")
 
 
 def _say(files: list[str]) -> None:

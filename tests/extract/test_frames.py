@@ -114,7 +114,6 @@ STORED = {
     "StoredImages": lambda features, index, row: StoredImages.of(features.store).read(row),
     "read_images": lambda features, index, row: read_images([row], features.store),
     "explain": lambda features, index, row: explain_images([row], features, methods=("cam",)),
-    "explain_set": lambda features, index, row: explain_set(features, methods=("cam",)),
     "stored_frames": lambda features, index, row: stored_frames(features, [row]),
     "picture": lambda features, index, row: served(features, row),
     "network input": lambda features, index, row: NeighbourService(features.store).network_input(
@@ -209,6 +208,17 @@ def test_a_stored_row_whose_file_is_gone_or_changed(
     told = "has changed since" if how == "changed" else "cannot be read any more"
     with pytest.raises(BadInput, match=rf"'cat/6.png' of row {ROW} {told}.*`alike extract` again"):
         STORED[reader](features, index, ROW)
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_a_whole_set_is_explained_but_for_what_is_gone_or_changed(how, features, row_file, place):
+    row_file.unlink()
+    if how == "changed":
+        row_file.write_bytes((place / "images" / "cat" / "2.png").read_bytes())
+    explained = explain_set(features, methods=("sa",))
+    assert sorted(explained.table["row"]) == [row for row in range(8) if row != ROW]
+    (line,) = explained.left_out
+    assert line.startswith(f"image 'cat/6.png' of row {ROW} ")
 
 
 def test_gone_and_changed_rows_leave_gaps_in_pictures(features, index, row_file, place, tmp_path):

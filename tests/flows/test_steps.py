@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from alike.extract.errors import BadInput
 from alike.flows.settings import read_pipeline
-from alike.flows.steps import PipelineRun, extract_images
+from alike.flows.steps import PipelineRun, explain, extract_images
 
 NETWORK = """
 from torch import nn
@@ -45,3 +46,19 @@ def test_what_an_extraction_notes_is_told_by_every_run(run):
     again = PipelineRun(run.pipeline)
     assert extract_images(again, "none", "network") == key
     assert (again.notes, again.reused) == ([note], ["extract network"])
+
+
+@pytest.mark.quick
+def test_explanations_that_cannot_be_had_end_no_run(run, monkeypatch):
+    def of_one_class(*_, **__):
+        raise BadInput("1 class(es) to compare")
+
+    monkeypatch.setattr("alike.analysis.explain.classes.confused_pairs", of_one_class)
+    asked = run.pipeline.explain.model_copy(update={"examples": 0, "continuity_images": 1})
+    other = PipelineRun(run.pipeline.model_copy(update={"explain": asked}))
+    explain(other, extract_images(other, "none", "network"), "none", "network")
+    assert other.decisions == [
+        "Continuity of explanations is not measured: continuity is of images and their nearest: "
+        "a limit of 1, expected 2 or more",
+        "Most alike images of different classes: 1 class(es) to compare",
+    ]

@@ -73,6 +73,9 @@ def continuity_of(
             made the features; None: all at once, here.
         progress: told after every kind of pair, or after every method.
         tell: gets a line for each method that is left out, with the reason.
+
+    Raises:
+        BadInput: fewer than two images, an unknown method, or none of them fits the network.
     """
     features.store.require_writable()
     network = network_for(features, network)
@@ -216,6 +219,10 @@ def _panel_images(example: Example, transform: "Transform") -> list[PanelImage]:
 
 
 def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    if count < 2:
+        raise BadInput(
+            f"continuity is of images and their nearest: a limit of {count}, expected 2 or more"
+        )
     if len(table) < 2:
         raise BadInput(f"{len(table)} images in this split: continuity needs two or more")
     place = turns_in_classes(table)

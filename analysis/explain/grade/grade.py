@@ -7,13 +7,15 @@ is no explanation of them, however it looks.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from alike.analysis.explain.explain import explainer, relevances
 from alike.analysis.explain.grade.curves import (
@@ -140,7 +142,7 @@ def grades_of_images(
     grid = (min(SIDE, int(last.shape[1])), min(SIDE, int(last.shape[2])))
     cells: dict[str, Floats] = {}
     permuted: dict[str, Floats] = {}
-    other = with_permuted_weights(module, grading.seed)
+    other = with_permuted_weights(module, grading.seed, images[:1])
     for done, method in enumerate(methods, start=1):
         explainer(method)
         try:
@@ -257,21 +259,26 @@ def _independent(name: str, values: Floats) -> Floats:
 
 
 def with_permuted_weights(
-    module: nn.Module, seed: int, asked: Callable[[nn.Module], Tensor] | None = None
+    module: nn.Module,
+    seed: int,
+    example: Tensor,
+    asked: Callable[[nn.Module], Tensor] | None = None,
 ) -> nn.Module:
     """A copy whose last quarter of weights, the classifier's among them, are permuted.
 
-    Their distribution stays, what was learned in them goes (Adebayo et al. 2018).
+    Their distribution stays, what was learned in them goes (Adebayo et al. 2018). The last ones are
+    those that a pass reads last, in whatever order the network names them.
 
     Args:
         module: the network.
         seed: of the permutations.
+        example: (1, 3, H, W) network input, of the pass.
         asked: what is explained, as the network gives it with gradient. If it reads none of these
             weights, as pooled maps do not read the classifier, the last that it reads is permuted:
             a map would stay what it was, whatever it follows. None: it reads the classifier.
     """
     other = copy.deepcopy(module)
-    weights = [value for value in other.parameters() if value.ndim > 1]
+    weights = _in_order_of_pass(other, example)
     last = weights[-max(1, len(weights) // 4) :]
     if asked is not None:
         read = _weights_read(other, weights, asked)
@@ -282,6 +289,41 @@ def with_permuted_weights(
             order = torch.randperm(value.numel(), generator=generator).to(value.device)
             value.copy_(value.flatten()[order].reshape(value.shape))
     return other
+
+
+class _ParametersRead(TorchFunctionMode):
+    """Notes when each parameter is last given to a torch function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[int, int] = {}
+        self.calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.calls += 1
+        self._note((*args, *(kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))
+
+    def _note(self, values: Sequence[Any]) -> None:
+        for value in values:
+            if isinstance(value, nn.Parameter):
+                self.last[id(value)] = self.calls
+            elif isinstance(value, list | tuple):
+                self._note(value)
+
+
+def _in_order_of_pass(module: nn.Module, example: Tensor) -> list[nn.Parameter]:
+    """The weights as a pass reads them, those that it does not read first."""
+    weights = [value for value in module.parameters() if value.ndim > 1]
+    with evaluating(module), torch.no_grad(), _ParametersRead() as read:
+        module(example)
+    return sorted(weights, key=lambda value: read.last.get(id(value), 0))
 
 
 def _weights_read(

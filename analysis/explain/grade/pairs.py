@@ -95,7 +95,7 @@ def grade_pairs(
     last = torch.cat(energies)
     grid = (min(SIDE, int(last.shape[1])), min(SIDE, int(last.shape[2])))
     changed = with_permuted_weights(
-        module, grading.seed,
+        module, grading.seed, images[:1],
         lambda network: embedding.before_unit(forward_taps(network, images[:1], embedding.taps)),
     )  # fmt: skip
     targets = vectors_of(module, partners)

@@ -369,6 +369,15 @@ def test_cam_of_a_cosine_head_does_not_apply_and_gradcam_does():
 
 
 @pytest.mark.quick
+def test_an_output_with_positions_is_no_score_of_classes():
+    net, images = nn.Conv2d(3, 4, 3).eval(), batch(side=6)
+    with pytest.raises(DoesNotFit, match="gives 4 x 4 x 4 numbers for an image, expected one a"):
+        relevance(net, images, "sa")
+    assert taps_at(net, (6, 6))["logits"].note.startswith("the output is 4 x 4 x 4: its numbers")
+    assert relevance(nn.Conv2d(3, 4, 6).eval(), images, "sa").shape == (2, 6, 6)
+
+
+@pytest.mark.quick
 def test_cam_of_a_network_that_pools_nothing_does_not_apply():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 3)).eval()

@@ -202,10 +202,32 @@ def test_blur_cells_and_permuted_weights():
     np.testing.assert_allclose(blurred(image)[0].numpy(), wanted, atol=1e-5)
     assert ranks_of(np.array([[0.1, 3.0, 0.1]])).tolist() == [[1, 0, 2]]
     network = nn.Sequential(*(nn.Linear(5, 5) for _ in range(8)))
-    other = with_permuted_weights(network, 0)
+    other = with_permuted_weights(network, 0, torch.rand(1, 5))
     for number, (one, two) in enumerate(zip(network, other, strict=True)):
         assert torch.equal(one.weight, two.weight) == (number < 6)
         assert torch.equal(one.weight.flatten().sort()[0], two.weight.flatten().sort()[0])
+
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.unread = nn.Linear(5, 5), nn.Linear(5, 5)
+            self.body = nn.Sequential(*(nn.Linear(5, 5) for _ in range(6)))
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    network = HeadFirst()
+    other = with_permuted_weights(network, 0, torch.rand(1, 5))
+    changed = [
+        name
+        for (name, one), two in zip(network.named_parameters(), other.parameters(), strict=True)
+        if not torch.equal(one, two)
+    ]
+    assert changed == ["head.weight", "body.5.weight"]
+    # Likeness is graded though the output has positions.
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    changed = with_permuted_weights(network, 0, planted(1), lambda other: other[:2](planted(1)))
+    assert not torch.equal(changed[0].weight, network[0].weight)
     with pytest.raises(BadInput, match="two or more"):
         grade(Corner().eval(), planted(1), ["cam"])
     with pytest.raises(BadInput, match="no explainer 'mirror'"):
@@ -249,7 +271,7 @@ def test_numbers_of_pairs_are_those_of_loops():
         agreed = [spearmanr(row, one[2]).statistic for row, one in zip(cells, every, strict=True)]
         assert table.loc["likeness", "agreement"] == pytest.approx(np.mean(agreed), abs=1e-9)
     # The classifier is the last quarter of the weights, and the similarity does not read it.
-    changed = with_permuted_weights(network, 0, lambda other: other.conv(images))
+    changed = with_permuted_weights(network, 0, images[:1], lambda other: other.conv(images))
     assert torch.equal(changed.fc.weight, network.fc.weight)
     maps = [changed.relu(changed.conv(one)).numpy() for one in (images, partners)]
     agreed = [

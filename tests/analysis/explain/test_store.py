@@ -21,6 +21,7 @@ from alike.analysis.explain.classes import (
     class_likeness,
     classes_left_out,
     confused_pairs,
+    confused_panel,
     images_to_class,
     keep_confused,
 )
@@ -40,19 +41,32 @@ from alike.analysis.explain.overlay import (
     heat_image,
     overlay,
 )
-from alike.analysis.explain.pair import alike_panel, centre_of, compare_images, stored_pair
+from alike.analysis.explain.pair import (
+    alike_panel,
+    centre_of,
+    compare_images,
+    stored_frames,
+    stored_pair,
+)
 from alike.analysis.explain.stored_grades import grade_command
 from alike.analysis.report.explanations import explanations_section
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
+from alike.extract.networks.taps import HEADLESS_NOTE
 from alike.extract.networks.transform import Transform
 from alike.extract.panels import SIDE, PanelImage, panel, png
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 from alike.flows.cli import main
 from alike.flows.commands.explain import _write
-from alike.flows.explaining import every_class, joined_arrays
+from alike.flows.explaining import (
+    check_options,
+    every_class,
+    joined_arrays,
+    like_class,
+    questions_of,
+)
 
 NETWORK = """
 import torch
@@ -155,14 +169,143 @@ def test_classes_without_an_answer_are_named_and_none_takes_the_place_of_another
     with pytest.raises(BadInput, match="expected two or more, one of them with two images"):
         every_class(features.only("label=left"), None, lambda *_: None)
     assert classes_left_out(features, None, ["left", "right"]) == [
-        "classes of one image, which is like no other: middle"
+        "classes without two images to compare: middle"
     ]
     white = np.zeros((4, 4, 3), np.uint8)
-    names = {_write(features, tmp_path, f"class-{label}", white) for label in ("a b", "a_b")}
-    assert len(names) == len(list(tmp_path.glob("*.png"))) == 2
+    labels = ("a b", "a_b", "a/b", "\u732b" * 200, "\u732b" * 201)
+    names = {_write(features, tmp_path, f"class-{label}", white) for label in labels}
+    assert len(names) == len(list(tmp_path.glob("*.png"))) == 5
     image, label = ({"0/to_class": np.zeros((2, 2))} for _ in range(2))
     with pytest.raises(BadInput, match="of an image and of the class '0'"):
         joined_arrays([image, label])
+
+
+class Zeroed:
+    """Features in which the maps of some rows are zero."""
+
+    def __init__(self, features, rows):
+        self.features, self.rows = features, rows
+
+    def __getattr__(self, name):
+        return getattr(self.features, name)
+
+    def read(self, name, rows):
+        values = self.features.read(name, rows)
+        values[np.isin(rows, self.rows)] = 0
+        return values
+
+
+def test_an_image_whose_pooled_map_is_zero_is_left_out_and_named(features, tmp_path):
+    table = features.table().set_index("row")
+    (left, *others), (right, *_) = (
+        table.index[table["label"] == label] for label in ("left", "right")
+    )
+    zeroed = Zeroed(features, [left, right])
+    said = (
+        "images whose pooled map is zero, which is like nothing: "
+        f"{table['path'][left]} (row {left}), {table['path'][right]} (row {right})"
+    )
+    part = every_class(zeroed, None, lambda *_: None)
+    assert part.notes == [said]
+    assert part.table["n"].tolist() == [5, 6, 5]
+    units = features.read("gap", np.array(others)).astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    expected = ((units @ units.T).sum() - 5) / 20
+    assert part.table["to_class"][0] == pytest.approx(expected, rel=2e-3)
+    lines = []
+    pairs = confused_pairs(zeroed, 50, tell=lines.append)
+    assert not {left, right} & {*pairs["row_a"], *pairs["row_b"]}
+    files = [image_file(features, row) for row in (int(left), 7)]
+    _, found = images_to_class(files, network_for(features), zeroed, "left", tell=lines.append)
+    assert lines == [said] * 2
+    assert found.rows.tolist() == [-1, -1]
+    assert found.to_class[0].sum() == pytest.approx(
+        images_to_class(files, network_for(features), features, "left")[1].to_class[0].sum(),
+        rel=2e-3,
+    )  # it is in no mean with itself, stored as zero or not
+
+    network = network_for(features)
+    dead = torch.nn.Sequential(*network.module[:3], torch.nn.Threshold(1e9, 0), *network.module[4:])
+    dead = replace(network, module=dead)
+    _, found = images_to_class(files, dead, features, "left")
+    assert not found.to_class.any()
+    given = explain_images(
+        [0, 7], features, methods=("sa", "likeness", "likeness_gradient"), network=dead
+    )
+    assert given.target_note == ""
+    with patch.dict(features.attrs, {"tap_notes": {"fc": HEADLESS_NOTE}}):
+        assert "no classifier" in explain_images([0], features, methods=("sa",)).target_note
+    assert given.notes[-2].startswith("likeness of 0 (a) and 7 (b): the pooled map of image a is")
+    assert given.notes[-1] == (
+        "likeness_gradient is zero everywhere, which is no explanation: 0, 7"
+    )
+    with patch("alike.analysis.explain.network_for", return_value=dead):
+        said = like_class(features, [0], "left").notes
+    assert said == ["likeness is zero everywhere, which is no explanation: 0"]
+
+
+def test_an_image_that_is_gone_leaves_its_place_empty(features):
+    file = Path(image_file(features, 0))
+    held = file.read_bytes()
+    file.unlink()
+    try:
+        lines = []
+        both = stored_pair(features, 0, 7, tell=lines.append)
+        with pytest.raises(BadInput, match="cannot be read any more"):
+            stored_frames(features, [0])
+        whole = explain_set(features, methods=("cam",))
+        alone = features.table().query("row == 0")
+        with (
+            patch.object(features, "table", return_value=alone),
+            pytest.raises(BadInput, match="no image can be explained"),
+        ):
+            explain_set(features, methods=("cam",))
+    finally:
+        file.write_bytes(held)
+    assert len(np.unique(both.images[0])) == 1
+    assert both.likeness.value == stored_pair(features, 0, 7).likeness.value
+    (line,) = lines
+    assert line.startswith("picture of row 0: image ")
+    assert whole.left_out == (line.removeprefix("picture of row 0: "),)
+    assert sorted(whole.table["row"]) == list(range(1, 18))
+    (part,) = stored_relevance(features, "cam")
+    assert 0 not in part["rows"]
+    again = explain_set(features, methods=("cam",))
+    assert (again.n_computed, again.left_out) == (18, ())
+    mean = features.read("last_conv", np.array([0]))[0].astype(np.float64).mean((1, 2))
+    assert stored_pair(features, 0, 7, centre=mean).centred is None
+
+
+def test_classes_of_features_without_maps_are_refused(features):
+    bare = Zeroed(features, [])
+    bare.arrays = {"gap": features.arrays["gap"]}
+    for ask in (confused_panel, lambda given: next(class_likeness(given))):
+        with pytest.raises(
+            BadInput, match=r"has no maps: run `alike extract .* --taps .*last_conv"
+        ):
+            ask(bare)
+
+
+def test_an_option_that_nothing_reads_is_refused():
+    def said(images=0, methods=None, like=None, *, options, **flags):
+        try:
+            check_options(options, questions_of(images, methods, like, **flags), "--{}".format)
+        except BadInput as error:
+            return str(error).partition(" ")[0]
+        return ""
+
+    measure, target = {"measure": "max_cosine"}, {"target": "3"}
+    assert said(1, options=measure) == said(2, ["cam"], options=measure) == "--measure"
+    assert said(3, options=measure) == said(grade=True, methods=["cam"], options=measure)
+    assert said(2, options=measure) == said(1, grade=True, options=measure) == ""
+    assert said(grade=True, methods=["likeness"], options=measure) == ""
+    assert said(2, options=target) == said(1, like="a", options=target) == "--target"
+    assert said(1, options=target) == said(1, ["cam"], "a", options=target) == ""
+    assert said(classes=True, options={"limit": 3}) == "--limit"
+    assert said(2, options={"where": "label=a"}) == "--where"
+    assert said(2, like="a", options={"where": "label=a"}) == ""
+    assert said(continuity=True, options={"arrays": "a.npz", "pairs": False}) == "--arrays"
+    assert said(1, [], options={}) == "methods:"
 
 
 @pytest.mark.parametrize("chosen", [_spread, _limited, _asked_rows])
@@ -214,6 +357,16 @@ def test_confused_pairs_are_the_most_alike_of_different_classes(features):
     assert (np.diff(table["cosine"]) <= 0).all()
 
 
+def test_a_picture_of_very_many_rows_shows_the_first(features, monkeypatch):
+    monkeypatch.setattr("alike.analysis.explain.overlay.PICTURED", 1)
+    monkeypatch.setattr("alike.analysis.explain.classes.PICTURED", 1)
+    lines = []
+    table, picture = confused_panel(features, 3, tell=lines.append)
+    assert len(table) == 3
+    assert lines == ["the picture shows the first 1 of 3 pairs"]
+    assert picture.shape[0] < 3 * SIDE
+
+
 def test_examples_are_the_same_images_for_every_network(features):
     table = features.table()
     chosen = example_images(table, 4)
@@ -235,8 +388,19 @@ def test_a_whole_store_is_explained_once(features):
     alone = explain(image_file(features, 5), network_for(features), "lrp")
     at = int(np.flatnonzero(part["rows"] == 5)[0])
     np.testing.assert_allclose(part["relevance"][at], alone.relevance, atol=1e-6)
-    limited = explain_set(features, methods=("sa",), limit=5)
-    assert sorted(limited.table["label"].value_counts()) == [1, 2, 2]
+    limited = explain_set(features, methods=("sa", "lrp"), limit=5)
+    assert sorted(limited.table["label"].value_counts()) == [2, 4, 4]
+    explain_set(features, methods=("lrp",), limit=7)
+    place = f"explanations/{features.key}/lrp"
+    (name, *_) = features.store.files.listing(place)
+    earlier = features.store.read_file(f"{place}/{name}")
+    features.store.write_file(f"{place}/0123456789abcdef.npz", earlier)
+    parts = list(stored_relevance(features, "lrp"))
+    rows = np.concatenate([one["rows"] for one in parts])
+    assert sorted(rows) == features.table()["row"].tolist()
+    assert all(len(values) == len(one["rows"]) for one in parts for values in one.values())
+    some = stored_relevance(features.only("label=left"), "lrp")
+    assert sum(len(one["rows"]) for one in some) == 6
 
 
 def test_explaining_by_another_network_is_refused(features):
@@ -248,6 +412,8 @@ def test_explaining_by_another_network_is_refused(features):
 def test_continuity_is_kept_in_the_store(features):
     assert read_continuity(features.store, features.key) is None
     sampling = Sampling(directions=1, pairs=6)
+    with pytest.raises(BadInput, match="a limit of 1, expected 2 or more"):
+        continuity_of(features, n_images=1, split=None)
     made = continuity_of(
         features, n_images=6, split=None, methods=("cam", "lrp"), sampling=sampling
     )
@@ -428,6 +594,7 @@ def test_an_overlay_keeps_the_picture_where_nothing_is_relevant():
     assert found[0, 0, 0] > found[0, 0, 2] + 50
     assert found[-1, -1, 2] > found[-1, -1, 0] + 50
     assert overlay(image, heat, side=32).shape == (32, 32, 3)
+    assert overlay(np.zeros((1, 5000, 3), np.uint8), heat, side=32).shape == (1, 128, 3)
     assert full_colour(heat) == pytest.approx(1)
 
 
