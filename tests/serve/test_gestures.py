@@ -129,7 +129,7 @@ def test_two_maps_are_linked(page, mapped, prefix):
     titles = page.run(
         "return [...document.querySelectorAll('.mapfigure h2')].map((one) => one.innerText)"
     )
-    assert [one.partition(" · ")[0].split()[-1] for one in titles] == ["deep", "wide"]
+    assert [re.search(r"nets.py:(\w+), ", one)[1] for one in titles] == ["deep", "wide"]
     assert all("random weights of seed 0" in one for one in titles)
     own = client.json(f"/api/v1/map?split=all&features={first}")
     other = client.json(f"/api/v1/map?split=all&features={second}")
