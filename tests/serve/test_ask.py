@@ -11,7 +11,7 @@ from alike.analysis.report.parts import prose
 
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, box_of, serious_findings, visit, with_axe
+from .visiting import LATE, READY, assert_quiet, box_of, serious_findings, visit, with_axe
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 COLUMNS = """
@@ -163,19 +163,6 @@ def test_another_question_takes_the_keyboard_to_it(page, client, analysed):
     page.run(PRESS, ".pairitem .pic")
     page.wait(f"{READY} && document.querySelector('.view.ask .pic')")
     assert page.run("return document.activeElement.id") == "view"
-
-
-LATE = """
-const real = window.fetch;
-window.late = {};
-window.fetch = async (url, options) => {
-  for (const [part, wait] of Object.entries(window.late)) {
-    if (String(url).includes(part)) await new Promise((good) => setTimeout(good, wait));
-  }
-  return real(url, options);
-};
-"""
-"""Holds back answers whose address has a part, for milliseconds."""
 
 
 def test_a_late_answer_takes_the_place_of_no_newer_one(page, two_stores):

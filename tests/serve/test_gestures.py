@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,7 +17,7 @@ from alike.index.build import build_index
 
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, box_of, paint_of, place_of, visit
+from .visiting import LATE, READY, assert_quiet, box_of, paint_of, place_of, visit
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 ASK = "document.querySelectorAll('.some .pic img').length === 20"
@@ -118,6 +119,24 @@ def mapped(two_networks, tmp_path_factory):
     make_map(part.features(keys[0]), MapSettings(split="all"))
     with server(folder / "store", copy, bees, options=("--features", keys[0])) as answering:
         yield answering, keys
+
+
+def test_a_late_map_joins_no_newer_one(page, mapped):
+    client, (_, second) = mapped
+    visit(page, f"{client.address}/#map?split=all", "document.querySelector('.plane canvas')")
+    page.run(LATE)
+    page.run(
+        "window.late = { [`map?features=${arguments[0]}`]: 700 };"
+        "location.hash = `map?split=all&beside=${arguments[0]}`", second,
+    )  # fmt: skip
+    page.wait("document.querySelector('.maps[aria-busy]')")
+    page.run("location.hash = 'map?split=all'")
+    page.wait(f"{READY} && document.querySelector('.plane canvas')")
+    time.sleep(1)
+    key = "new KeyboardEvent('keydown', { key: '+', cancelable: true })"
+    page.run(f"document.querySelector('.plane canvas').dispatchEvent({key})")
+    view = "new URLSearchParams(location.hash.split('?')[1]).get('view')"
+    assert len(page.wait(view, seconds=9).split(",")) == 3
 
 
 @pytest.mark.parametrize("prefix", ["", "copy/"], ids=["one store", "across stores"])
