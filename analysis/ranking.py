@@ -59,7 +59,7 @@ from alike.analysis.scores import (
 )
 from alike.analysis.stored import images_digest
 from alike.extract.errors import BadInput
-from alike.extract.identity import network_title
+from alike.extract.identity import network_titles
 from alike.extract.measures import MEASURES, SET_MEASURES, ready_measure
 from alike.extract.progress import Progress, silent
 
@@ -266,7 +266,7 @@ def rank_networks(
         "classes": len(images.classes),
         "digests": {one.key: one.digest for one in usable},
         "images_digest": images_digest(usable[0].store),
-        "titles": {one.key: network_title(one.attrs) for one in usable},
+        "titles": network_titles({one.key: one.attrs for one in usable}),
         "human": human.record if human else {},
     }  # fmt: skip
     movements = [

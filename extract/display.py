@@ -1,6 +1,7 @@
 """How a result shows itself: a short text, and a card in a notebook."""
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+RIGHT_TO_LEFT = {"R", "AL"}
+"""Directions of characters, as Unicode has them."""
 ROWS = 30
 """Rows of a table that a card shows; beyond, the first and the last ones."""
 
@@ -17,6 +20,17 @@ BOX = (
     "max-width:64em;overflow-x:auto"
 )
 FACT = "display:inline-block;margin:.2em 1.6em .2em 0;vertical-align:top"
+
+
+def isolated(name: str) -> str:
+    r"""A name for a text without markup: one that runs from right to left turns nothing around it.
+
+    Example:
+        >>> isolated("cat"), isolated("חתול")
+        ('cat', '\u2068חתול\u2069')
+    """
+    turned = any(unicodedata.bidirectional(one) in RIGHT_TO_LEFT for one in name)
+    return f"\u2068{name}\u2069" if turned else name
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,32 @@ def network_title(attrs: Mapping[str, Any]) -> str:
     name = str(attrs.get("network", "")).rpartition("/")[2]
     given = "".join(f" {name}={value}" for name, value in (attrs.get("args") or {}).items())
     return f"{name}{given}, {weights_name(attrs)}"
+
+
+def network_titles(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Titles that tell networks apart: with the hash of the weights or the key if need be.
+
+    Args:
+        networks: key of each extraction to its attributes.
+
+    Example:
+        >>> one = {"network": "f", "weights": "a/x.pth", "weights_hash": "1a2b3c4d5e"}
+        >>> network_titles({"f-1": one, "f-2": {**one, "weights_hash": "99887766ff"}})
+        {'f-1': 'f, x.pth · 1a2b3c4d', 'f-2': 'f, x.pth · 99887766'}
+    """
+    titles = {key: network_title(attrs) for key, attrs in networks.items()}
+    count = Counter(titles.values())
+    hashed = {
+        key: f"{titles[key]} · {str(attrs.get('weights_hash', ''))[:8]}"
+        for key, attrs in networks.items()
+    }
+    count_hashed = Counter(hashed.values())
+    return {
+        key: title if count[title] == 1
+        else hashed[key] if count_hashed[hashed[key]] == 1
+        else f"{title} · {key}"
+        for key, title in titles.items()
+    }  # fmt: skip
 
 
 def weights_name(attrs: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What the commands and the report say of past runs: tables, differences, a figure."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,26 @@ def runs_document(history: History) -> dict[str, Any]:
         "unchanged": None if unchanged is None else vars(unchanged),
         "faults": history.faults,
     }
+
+
+def network_titles_of(record: RunRecord, store: "Store") -> dict[str, str]:
+    """Label of each network of a run, empty for the first, to its network and weights in words.
+
+    Networks whose features are gone from the store are left out.
+    """
+    from alike.extract.identity import network_titles
+
+    keys = {"": record.network, **{label: one.network for label, one in record.others.items()}}
+    there = set(store.groups())
+    return network_titles({
+        label: store.features(network["features"]).attrs
+        for label, network in keys.items() if network.get("features") in there
+    })  # fmt: skip
+
+
+def run_document(record: RunRecord, store: "Store") -> dict[str, Any]:
+    """The document of `alike runs show --json`: the record, and the titles of its networks."""
+    return asdict(record) | {"titles": network_titles_of(record, store)}
 
 
 def difference(records: Sequence[RunRecord], *, everything: bool = False) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput
 from alike.flows.history import FOLDER, History, RunRecord
 from alike.flows.recording import over_time
-from alike.flows.runs import difference, runs_document
+from alike.flows.runs import difference, run_document, runs_document
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
@@ -57,7 +56,7 @@ class StoredRuns:
 
     def record(self, run: str) -> Mapping[str, Any]:
         """See `RunHistory`."""
-        return asdict(self._find([run])[0])
+        return run_document(self._find([run])[0], self._store)
 
     def difference(self, runs: Sequence[str], *, everything: bool) -> Mapping[str, Any]:
         """See `RunHistory`."""

@@ -158,6 +158,7 @@ class Extraction(Model):
         network: name of the network.
         weights: first eight digits of the hash of the weights.
         weights_name: where they came from, in short.
+        title: network, arguments and weights in words, as the report has them; each once a store.
         arrays: names of the stored arrays.
         indexes: measures with an index: those that `neighbours` takes. All else needs none.
         analysed: whether `scores`, `classes`, `class-pairs`, `histograms`, `examples` answer.
@@ -171,6 +172,7 @@ class Extraction(Model):
     network: str
     weights: str
     weights_name: str
+    title: str
     arrays: list[str]
     indexes: list[str]
     analysed: bool
@@ -229,6 +231,7 @@ class SetFacts(Model):
         network: its name.
         weights: first eight digits of the hash of the weights.
         weights_name: where they came from, in short.
+        title: network, arguments and weights in words, as the report has them; each once a store.
         transform: names the preprocessing in the address of what the network sees.
         measure: of the neighbours.
         measure_form: `cosine`, `euclidean` or `inner`.
@@ -254,6 +257,7 @@ class SetFacts(Model):
     network: str
     weights: str
     weights_name: str
+    title: str
     transform: str
     measure: str
     measure_form: str

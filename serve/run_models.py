@@ -109,6 +109,8 @@ class Run(RunNetwork):
         question: digest of all that the report depends on.
         error: of a failed run.
         others: further networks by their labels.
+        titles: network and weights in words by the same labels, "" for the first network; those
+            whose features are gone are left out.
     """
 
     id: str
@@ -132,6 +134,7 @@ class Run(RunNetwork):
     question: str
     error: str
     others: dict[str, RunNetwork]
+    titles: dict[str, str]
 
 
 class CountRow(Model):

@@ -16,7 +16,7 @@ from alike.analysis.explain import (
 from alike.extract.command import command_of
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.frames import NamedImage, transform_of
-from alike.extract.identity import settings_hash, weights_name
+from alike.extract.identity import network_titles, settings_hash, weights_name
 from alike.extract.measures import measure_named
 from alike.extract.store import change_tags, read_tags
 from alike.index.filters import Among
@@ -198,6 +198,7 @@ class NeighbourService:
             "network": str(attrs["network"]),
             "weights": str(attrs["weights_hash"])[:8],
             "weights_name": weights_name(attrs),
+            "title": self._titles()[index.features.key],
             "transform": transform_name(index.features),
             "measure": index.measure.name,
             "measure_form": index.measure.form,
@@ -235,7 +236,7 @@ class NeighbourService:
 
     def extractions(self) -> list[dict[str, Any]]:
         """Fields of `Extraction`, of every one of the store."""
-        parts = []
+        parts, titles = [], self._titles()
         for key in self.store.groups():
             features = self.store.features(key)
             parts.append({
@@ -243,6 +244,7 @@ class NeighbourService:
                 "network": str(features.attrs["network"]),
                 "weights": str(features.attrs["weights_hash"])[:8],
                 "weights_name": weights_name(features.attrs),
+                "title": titles[key],
                 "arrays": list(features.arrays),
                 "indexes": indexed_measures(self.store, key),
                 "analysed": self.analyses.stamp(key) is not None,
@@ -251,6 +253,9 @@ class NeighbourService:
                 **self._lacks(features),
             })  # fmt: skip
         return parts
+
+    def _titles(self) -> dict[str, str]:
+        return network_titles({key: self.store.features(key).attrs for key in self.store.groups()})
 
     def _lacks(self, features: Any) -> dict[str, str]:
         """What an extraction needs before it has any index, and any map."""

@@ -127,7 +127,9 @@ def matrix_figure(
             ygap=1 if with_names else 0,
             colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": ""}},
             hovertemplate=(
-                "%{customdata[0]} – %{customdata[1]}<br>" if with_names else "%{y} – %{x}<br>"
+                "\u2068%{customdata[0]}\u2069 – \u2068%{customdata[1]}\u2069<br>"
+                if with_names
+                else "\u2068%{y}\u2069 – \u2068%{x}\u2069<br>"
             )
             + ("change %{z:+.4f}" if change else "mean distance %{z:.4f}")
             + "<extra></extra>",

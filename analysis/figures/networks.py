@@ -1,24 +1,31 @@
 """Networks against each other: one score against another, with intervals; a map of networks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from alike.analysis.figures.classes import (
-    LONGEST_TICK,
     matrix_figure,
     shortened,
     similarity_order,
 )
 from alike.analysis.figures.figures import AFTER, BEFORE, INK, blank, interval_bars, literal
 
+LONGEST_NAME = 24
+"""Characters of a network's name in a figure: its begin and its end."""
 MOST_WRITTEN = 8
 """Networks up to which the cells of a matrix have their number in them."""
 
 
-def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "") -> go.Figure:
+def network_figure(
+    table: pd.DataFrame,
+    of: str,
+    name: str,
+    highlight: str = "",
+    titles: Mapping[str, str] | None = None,
+) -> go.Figure:
     """Sameness of every network against another score, both with 95 % intervals.
 
     Args:
@@ -26,6 +33,7 @@ def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "")
         of: the other score, a share.
         name: its name in words.
         highlight: key of the network that stands out.
+        titles: key to network and weights in words; a key without one stands for itself.
     """
     figure = blank(420, showlegend=False)
     wide = table.pivot_table(
@@ -43,7 +51,7 @@ def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "")
     figure.add_trace(
         go.Scatter(
             x=x.tolist(), y=y.tolist(), error_x=bar_x, error_y=bar_y, mode="markers",
-            text=[literal(key) for key in wide.index],
+            text=[literal(title) for title in _titled(wide.index, titles)],
             hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
             marker={"size": 10, "color": [AFTER if k == highlight else BEFORE for k in wide.index]},
         )
@@ -53,23 +61,26 @@ def network_figure(table: pd.DataFrame, of: str, name: str, highlight: str = "")
     return figure
 
 
-def placed_networks(places: pd.DataFrame, highlight: str = "") -> go.Figure:
+def placed_networks(
+    places: pd.DataFrame, highlight: str = "", titles: Mapping[str, str] | None = None
+) -> go.Figure:
     """A map of networks: near networks see the images alike.
 
     Args:
         places: network, x, y.
         highlight: key of the network that stands out.
+        titles: as those of `network_figure`.
     """
     figure = blank(420, showlegend=False)
-    keys = [str(key) for key in places["network"]]
+    names = _titled(places["network"], titles)
     # From left to right above and below, so that neighbours do not write over each other.
     above = np.argsort(np.argsort(places["x"].to_numpy(float), kind="stable")) % 2 == 0
     figure.add_trace(
         go.Scatter(
             x=places["x"].tolist(), y=places["y"].tolist(), mode="markers+text",
-            text=[literal(name) for name in short_names(keys)], cliponaxis=False,
+            text=[literal(name) for name in short_names(names)], cliponaxis=False,
             textposition=["top center" if one else "bottom center" for one in above],
-            textfont={"color": INK}, customdata=[literal(key) for key in keys],
+            textfont={"color": INK}, customdata=[literal(name) for name in names],
             hovertemplate="%{customdata}<extra></extra>",
             marker={
                 "size": 10,
@@ -85,22 +96,30 @@ def placed_networks(places: pd.DataFrame, highlight: str = "") -> go.Figure:
     return figure
 
 
-def short_names(keys: Sequence[str]) -> list[str]:
-    """Names of networks for figures: of their keys no more than tells them apart.
+def _titled(keys: Iterable[str], titles: Mapping[str, str] | None) -> list[str]:
+    return [(titles or {}).get(str(key), str(key)) for key in keys]
+
+
+def short_names(titles: Sequence[str]) -> list[str]:
+    """Titles of networks as ticks: their network or their weights alone if that tells them apart.
 
     Examples:
-        >>> short_names(["resnet18-1a2b3c4d-99887766", "vgg-5e6f7a8b-99887766"])
-        ['resnet18', 'vgg']
-        >>> short_names(["resnet18-1a2b3c4d-99887766", "resnet18-5e6f7a8b-99887766"])
-        ['resnet18-1a2b3c4d', 'resnet18-5e6f7a8b']
+        >>> short_names(["a.py:f, 1.pth", "a.py:g, 1.pth"])
+        ['a.py:f', 'a.py:g']
+        >>> short_names(["a.py:f, 1.pth", "a.py:f, 2.pth"])
+        ['1.pth', '2.pth']
+        >>> short_names(["a.py:f, 1.pth", "a.py:f, 2.pth", "a.py:g, 2.pth"])
+        ['a.py:f, 1.pth', 'a.py:f, 2.pth', 'a.py:g, 2.pth']
     """
-    names = list(keys)
-    for hashes in (1, 2):
-        shorter = [key.rsplit("-", hashes)[0] or key for key in keys]
-        if len(set(shorter)) < len(set(keys)):
+    parts = [title.partition(", ") for title in titles]
+    for part in (0, 2):
+        shorter = [one[part] for one in parts]
+        if all(shorter) and len(set(shorter)) == len(set(titles)):
             break
-        names = shorter
-    return names
+    else:
+        shorter = list(titles)
+    short = [shortened(name, LONGEST_NAME) for name in shorter]
+    return short if len(set(short)) == len(set(titles)) else shorter
 
 
 def network_matrix(pairs: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -130,22 +149,27 @@ def network_order(pairs: pd.DataFrame) -> list[str]:
     return similarity_order(pd.DataFrame(values, square.index, square.columns))
 
 
-def network_matrix_figure(square: pd.DataFrame, order: list[str], method: str) -> go.Figure:
+def network_matrix_figure(
+    square: pd.DataFrame, order: list[str], method: str, titles: Mapping[str, str] | None = None
+) -> go.Figure:
     """How alike every two networks are by one method; dark is alike, whatever its direction.
 
     Args:
         square: as `network_matrix` gives it.
         order: the networks from top to bottom.
         method: a key of `alike.analysis.similarity.METHODS`; `procrustes` is a distance.
+        titles: as those of `network_figure`.
     """
+    names = _titled(order, titles)
+    # By their titles, which the hover has whole.
+    square = square.loc[order, order].set_axis(names, axis=0).set_axis(names, axis=1)
     low, high = float(np.nanmin(square)), float(np.nanmax(square))
     # Two networks have one value, which is no range of colours.
     span = (low, high) if low < high else (low - 0.5, high + 0.5)
     height = min(240 + 30 * len(order), 680)
-    figure = matrix_figure(square, order, span=span, height=height)
+    figure = matrix_figure(square, names, span=span, height=height)
     cells = figure.data[0]
-    # Keys of networks are long: the hover has them whole.
-    ticks = [literal(shortened(name, LONGEST_TICK)) for name in short_names(order)]
+    ticks = [literal(name) for name in short_names(names)]
     if cells.customdata is not None:
         figure.update_xaxes(ticktext=ticks)
         figure.update_yaxes(ticktext=ticks)

@@ -144,11 +144,11 @@ def card_page(card: dict[str, Any]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '
         "'unsafe-inline'\">\n"
-        f"<title>{text(card['key'])}</title>\n<style>\n"
+        f"<title>{text(card['title'])}</title>\n<style>\n"
         "body { font: 15px system-ui; margin: 2em }\n"
         "td, th { padding: 2px 10px; text-align: left; vertical-align: top }\n"
         "th button { all: unset }\n</style>\n"
-        f"</head>\n<body>\n<h1>{text(card['key'])}</h1>\n{body}\n</body>\n</html>\n"
+        f"</head>\n<body>\n<h1>{text(card['title'])}</h1>\n{body}\n</body>\n</html>\n"
     )
 
 

@@ -8,9 +8,10 @@ import pandas as pd
 
 from alike.analysis.report import queries
 from alike.analysis.report.lookup import Analysed, table_of
-from alike.analysis.report.parts import section, text
+from alike.analysis.report.parts import prose, section, text
 from alike.analysis.report.subject import Subject
 from alike.analysis.report.words import number
+from alike.extract.display import isolated
 
 if TYPE_CHECKING:
     from alike.analysis.report.thumbnails import Pictures, Thumbnail
@@ -122,14 +123,14 @@ class Sheet:
     def cell(self, row: int, caption: str, kind: str = "") -> str:
         """One picture; lines of the caption are parted by newlines, its path is the tooltip."""
         label, path = str(self.labels.get(row)), self.paths.get(row, f"row {row}")
-        title = text(f"{label}: {path}")
+        title = text(f"{isolated(label)}: {isolated(path)}")
         thumbnail = self.thumbnails.get(row)
         lines = "".join(f'<span class="cap">{text(line)}</span>' for line in caption.split("\n"))
         if thumbnail is None:
             image = '<span class="none" title="not readable">?</span>'
         else:
             pixelated = ' class="pixelated"' if thumbnail.tiny else ""
-            image = f'<img src="{thumbnail.uri}" alt="{title}"{pixelated} loading="lazy">'
+            image = f'<img src="{thumbnail.uri}" alt="{title}"{pixelated} decoding="async">'
         return f'<figure class="thumb {kind}" title="{title}">{image}{lines}</figure>'
 
     def line(self, row: int, name: str, near: list[tuple[int, float]]) -> str:
@@ -213,6 +214,6 @@ def _pair_card(title: str, says: str, pairs: list[tuple[int, int, float]], sheet
     )
     note = f'<p class="caption">{text(says)}</p>' if says else ""
     return (
-        f'<div class="card sheetcard"><h3>{text(title)}</h3>{note}'
+        f'<div class="card sheetcard"><h3>{prose(title)}</h3>{note}'
         f'<div class="pairs">{inside}</div></div>'
     )

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from alike.extract.display import isolated
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -17,8 +19,16 @@ def text(value: object) -> str:
 
 
 def prose(value: object) -> str:
-    """Text in which `backticks` mark what is typed."""
-    return re.sub("`([^`]+)`", r"<code>\1</code>", text(value))
+    """Text in which `backticks` mark what is typed, and “quotes” a name.
+
+    A name that is written from right to left turns nothing beside it around.
+
+    Example:
+        >>> prose("Run `ls`: the worst class is “<b>”.")
+        'Run <code>ls</code>: the worst class is “<bdi>&lt;b&gt;</bdi>”.'
+    """
+    typed = re.sub("`([^`]+)`", r"<code>\1</code>", text(value))
+    return re.sub("“([^”]+)”", r"“<bdi>\1</bdi>”", typed)
 
 
 def table(
@@ -71,7 +81,7 @@ def _cell(cell: Any, kind: str) -> str:
 
 def tile(label: str, value: str, note: str = "", tone: str = "") -> str:
     """One number that matters, with its name above and its uncertainty below."""
-    lines = text(note).replace("\n", "<br>")
+    lines = prose(note).replace("\n", "<br>")
     return (
         f'<div class="tile {text(tone)}"><div class="label">{text(label)}</div>'
         f'<div class="value">{text(value)}</div><div class="note">{lines}</div></div>'
@@ -108,10 +118,16 @@ def columns(*parts: str) -> str:
 
 def definitions(items: Mapping[str, Any]) -> str:
     """Names and values, for settings and versions."""
-    rows = "".join(
-        f"<dt>{text(key)}</dt><dd>{prose(plain(item))}</dd>" for key, item in items.items()
-    )
+    rows = "".join(f"<dt>{text(key)}</dt><dd>{_shown(item)}</dd>" for key, item in items.items())
     return f"<dl>{rows}</dl>" if rows else ""
+
+
+def _shown(item: Any) -> str:
+    """A setting as `plain` says it; names in a list stay in its order, whatever way they run."""
+    if isinstance(item, list | tuple) and item and all(isinstance(one, str) for one in item):
+        safe = (f"<bdi>{text(one)}</bdi>" if isolated(one) != one else text(one) for one in item)
+        return ", ".join(safe)
+    return prose(plain(item))
 
 
 def facts(title: str, items: Mapping[str, Any]) -> str:

@@ -3,9 +3,10 @@
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const button = document.querySelector("button.theme");
-  let choice = "auto";
+  const PAPER = 640; // pixels of CSS that a card has on A4 or Letter
+  let choice = "auto", printing = false;
 
-  const theme = () => (choice === "auto" ? (dark.matches ? "dark" : "light") : choice);
+  const theme = () => (printing ? "light" : choice === "auto" ? (dark.matches ? "dark" : "light") : choice);
   const figures = new Map();
   for (const tag of document.querySelectorAll('script[type="application/json"][data-for]')) {
     figures.set(tag.dataset.for, tag);
@@ -23,12 +24,20 @@
   }, { rootMargin: "600px" });
   // Not in the HTML: the page of `alike serve`, which has the same sections, allows no inline style.
   boxes.forEach((box) => { box.style.minHeight = `${box.dataset.height}px`; watcher.observe(box); });
-  window.addEventListener("beforeprint", () => boxes.forEach(draw));
+  window.addEventListener("beforeprint", () => {
+    printing = true;
+    boxes.forEach(draw);
+    setTheme();
+  });
+  window.addEventListener("afterprint", () => {
+    printing = false;
+    setTheme();
+  });
 
   function setTheme() {
     root.dataset.theme = theme();
     if (button) button.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[choice];
-    boxes.forEach(Shown.redress);
+    boxes.forEach((box) => Shown.redress(box, printing ? Math.min(box.clientWidth, PAPER) : 0));
   }
   if (button) button.addEventListener("click", () => {
     choice = { auto: "light", light: "dark", dark: "auto" }[choice];
@@ -72,7 +81,7 @@
       card.style.display = "block";
       const { clientX: x, clientY: y } = event.event;
       const { width, height } = card.getBoundingClientRect();
-      card.style.left = `${Math.min(x + 16, window.innerWidth - width - 8)}px`;
+      card.style.left = `${Math.min(x + 16, root.clientWidth - width - 8)}px`;
       card.style.top = `${Math.max(8, Math.min(y + 16, window.innerHeight - height - 8))}px`;
     });
     box.on("plotly_unhover", () => { card.style.display = "none"; });

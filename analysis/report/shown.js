@@ -49,14 +49,18 @@ const Shown = (() => {
         modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] } : config);
   }
 
-  function redress(box) {
+  // In the colours of the theme; of a fixed width, in pixels, for paper.
+  function redress(box, width = 0) {
     if (!box.alike || !box.data) return;
     // What a click on the legend or the list of classes has changed stays.
     const data = themed(box.alike.data).map((trace, i) => {
       const { visible, marker } = box.data[i], kept = marker && marker.opacity !== undefined ? { marker: { ...trace.marker, opacity: marker.opacity } } : {};
       return { ...trace, ...kept, ...(visible === undefined ? {} : { visible }) };
     });
-    Plotly.react(box, data, dress(box.alike.layout));
+    Plotly.react(box, data, width ? { ...dress(box.alike.layout), width } : dress(box.alike.layout));
+    // Back from paper it is as wide as its place again.
+    if (box.fixed && !width) Plotly.Plots.resize(box);
+    box.fixed = width;
   }
 
   // What is shown, as a file: a figure as SVG or PNG, a table as CSV or LaTeX. Nothing leaves the page.

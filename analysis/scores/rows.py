@@ -90,7 +90,7 @@ def pair_scores(
         ("inter_mean", apart[0], NO_SPAN, f"{pairs[1]} pairs"),
     ]  # fmt: skip
     if worst is not None:
-        worst_name = f"class {worst['class']}"
+        worst_name = f"class “{worst['class']}”"
         values.append(
             sure_row("worst_class_sameness", worst["auc"], worst_name, of="worst_class_auc")
         )

@@ -84,6 +84,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.compare import compare as set_side_by_side
         from alike.analysis.compare import compared_images, comparison_notes
         from alike.analysis.networks import SIMILARITY, network_similarity
+        from alike.extract.identity import network_titles
         from alike.extract.store import Store
         from alike.flows.cluster import cluster_jobs
         from alike.flows.console import print_json, print_table, progress_bars
@@ -95,6 +96,7 @@ def register(app: typer.Typer) -> None:
             for side in (first, second):
                 for note in check_held_out(side, split.value):
                     say(f"note: {note}")
+        titles = network_titles({"a": first.attrs, "b": second.attrs})
         answers = _answers(human, first.whole.table("all"))
         with cluster_jobs(cluster) as jobs, progress_bars() as progress:
             if jobs.dashboard:
@@ -114,12 +116,15 @@ def register(app: typer.Typer) -> None:
             say(f"note: {note}")
         if not as_json:
             of_what = compared_images(table) + (f" of {where}" if where else "")
-            print_table(table, f"{measure}, {of_what}: a = {a}, b = {b}")
+            for name, key in (("a", a), ("b", b)):
+                typer.echo(f"{name}: {key}, {titles[name]}")
+            print_table(table, f"{measure}, {of_what}")
         alike, _ = network_similarity(first, second, split=split.value, measure=measure, seed=seed)
         if as_json:
             print_json({
-                "a": a, "b": b, "measure": measure, "split": split.value, "where": where,
-                "scores": table, "likeness": alike, "n_images": table.attrs["images"],
+                "a": a, "b": b, "titles": titles, "measure": measure, "split": split.value,
+                "where": where, "scores": table, "likeness": alike,
+                "n_images": table.attrs["images"],
                 "n_images_before_sampling": table.attrs["of"], "lost": table.attrs["lost"],
                 "influence_of": table.attrs["influence_of"], "at_end": table.attrs["at_end"],
                 "human": answers.record if answers else {},

@@ -71,12 +71,16 @@ def show(place: Place, run: Run = "last", json: Json = False) -> None:
     import pandas as pd
 
     from alike.flows.history import History
-    from alike.flows.runs import store_of
+    from alike.flows.runs import network_titles_of, run_document, store_of
 
-    record = History(store_of(place)).find(run)
+    store = store_of(place)
+    record = History(store).find(run)
+    titles = network_titles_of(record, store)
     if json:
-        print_json(asdict(record))
+        print_json(run_document(record, store))
         return
+    for title in titles.values():
+        sys.stdout.write(f"{title}\n")
     hidden = ("scores", "settings", "paired", "others")
     plain = {name: value for name, value in asdict(record).items() if name not in hidden}
     rows = [(name, value) for name, value in plain.items() if value not in ("", {}, [])]
@@ -91,7 +95,8 @@ def show(place: Place, run: Run = "last", json: Json = False) -> None:
             if score[0] is not None
         ]
         table = pd.DataFrame(scores, columns=["measure", "score", "value", "low", "high"])
-        print_table(table.astype(dict.fromkeys(("value", "low", "high"), float)), label)
+        numbers = table.astype(dict.fromkeys(("value", "low", "high"), float))
+        print_table(numbers, titles.get(label, label))
 
 
 def diff(

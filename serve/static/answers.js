@@ -1,5 +1,5 @@
 // What one network answers to a query: its prediction, the votes of the neighbours, the neighbours.
-import { ask, askIfThere, count, empty, h, imagePath, link, networkTitle, pictureLink, rounded, sentences, wholeDistance } from "./parts.js";
+import { ask, askIfThere, count, empty, h, imagePath, isolated, link, pictureLink, rounded, sentences, wholeDistance } from "./parts.js";
 
 export const MOST = 200; // neighbours of one answer, as in the API
 const USUAL = 12, LINES = 4; // neighbours, and lines of votes
@@ -11,7 +11,7 @@ export function sideOf(value, { facts, source }) {
   const one = facts.networks.find((each) => each.value === (value || facts.key));
   if (!one) return null;
   const analysed = (measure) => one.labelled && one.measures.includes(measure);
-  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: networkTitle(facts), needs: facts.needs,
+  if (!value) return { value: "", store: facts.store, features: source.features, measure: source.measure, named: facts.measure, title: facts.title, needs: facts.needs,
     typical: analysed(facts.measure), map: { measure: source.measure, needs: facts.map_needs } };
   const mapped = one.maps.includes(facts.measure) ? facts.measure : one.maps[0];
   return { value, store: one.store, features: one.key, measure: one.measure, named: one.measure, title: one.title,
@@ -51,7 +51,7 @@ export function votes(reply, relation) {
   // Of five classes and more the last line counts those that have the fewest, so that the lines sum to all votes.
   const all = [...counts].sort((a, b) => b[1] - a[1]), rest = all.length > LINES ? all.splice(LINES - 1) : [];
   const sum = rest.reduce((total, [, n]) => total + n, 0), sorted = [...all, ...(rest.length ? [[`${count(rest.length)} more classes`, sum]] : [])];
-  return h("div", { class: "votes", role: "img", "aria-label": `Votes of ${near.length} neighbours: ${sorted.map(([name, n]) => `${name} ${n}`).join(", ")}` },
+  return h("div", { class: "votes", role: "img", "aria-label": `Votes of ${near.length} neighbours: ${sorted.map(([name, n]) => `${isolated(name)} ${n}`).join(", ")}` },
     sorted.map(([name, n], i) => [h("span", { class: "t", title: name }, name),
       bar(n / near.length, query.label === null || i === all.length ? "plain" : name === query.label ? "same" : "other"), h("span", {}, `${n} of ${near.length}`)]).flat());
 }

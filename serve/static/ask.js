@@ -1,7 +1,7 @@
 // Ask: an image, its neighbours, and the chosen pair, on one screen; by two networks in two columns.
 import { askNeighbours, column, compareLists, MOST, nearest, noIndex, prediction, sideOf, summary, votes, wantedNumber } from "./answers.js";
 import { dropZone } from "./bring.js";
-import { ask, choices, empty, fill, h, link, named, networkOption, picture, pictureLink, replace, say, select, waiting } from "./parts.js";
+import { ask, choices, empty, fill, goTo, h, imagePath, isolated, link, named, networkOption, picture, pictureLink, prose, replace, say, select, titleOf, waiting, whyGone } from "./parts.js";
 import { PAIR, pairView } from "./pair.js";
 
 const RELATIONS = [["any", "any class"], ["same", "its class"], ["other", "other classes"]];
@@ -13,8 +13,8 @@ export const parameters = ({ classes }) => ({
   ...PAIR,
 });
 
-export function view(place, { facts, go, source, doubt, life }) {
-  let before = {};
+export function view(place, { facts, go, source, doubt, about, life }) {
+  let before = {}, titles = {};
   const drop = dropZone(source, life);
   const answer = h("div", { class: "asked", hidden: true });
   const query = h("section", { class: "query card", "aria-label": "Query" });
@@ -27,12 +27,18 @@ export function view(place, { facts, go, source, doubt, life }) {
   const lacking = h("div", { class: "lacking" }, facts.needs ? noIndex(facts.needs) : "");
   place.append(h("h1", { class: "unseen" }, "Ask: the nearest stored images of an image"), lacking, drop, answer, some.section);
   for (const list of [near, beside]) arrows(list, life);
-  const compare = pairView(pair, { facts, go, source, doubt, life });
+  // Of the page: the image that is asked, and the neighbour that is chosen.
+  const entitle = (changes) => {
+    titles = { ...titles, ...changes };
+    about([titles.query, titles.pair].filter(Boolean).join(" and "));
+  };
+  const compare = pairView(pair, { facts, go, source, doubt, entitle, life });
 
   return async (values) => {
     const same = ["image", "relation", "k", "beside"].every((name) => values[name] === before[name]);
-    const first = values.image && values.image !== before.image;
+    const other = values.image !== before.image, first = values.image && other;
     before = values;
+    if (other || !values.image) entitle({ query: values.image || !Object.hasOwn(facts.classes, values.class) ? "" : isolated(values.class), pair: "" });
     drop.classList.toggle("slim", Boolean(values.image));
     answer.hidden = !values.image;
     lacking.hidden = Boolean(values.image);
@@ -41,8 +47,17 @@ export function view(place, { facts, go, source, doubt, life }) {
     some.show(values.class);
     if (!values.image) return;
     if (!same) {
-      if (first) scrollTo({ top: 0 });
-      await showAnswer({ facts, go, source, life, values }, { answer, query, near, beside, pair });
+      if (first) {
+        scrollTo({ top: 0 });
+        // Who asked another image by a link in this view goes on at the new question.
+        if (place.contains(document.activeElement)) goTo(query.hidden ? near : query);
+      }
+      await showAnswer({ facts, go, source, life, values, entitle }, { answer, query, near, beside, pair });
+      // Meanwhile another image, or a neighbour of this one, may have been chosen.
+      if (before !== values) {
+        if (before.image === values.image) mark(place, before);
+        return;
+      }
     } else mark(place, values);
     compare(values);
   };
@@ -55,13 +70,15 @@ async function showAnswer(context, { answer, query, near, beside, pair }) {
     const reply = await askNeighbours(values.image, own, context);
     if (!live()) return [];
     query.hidden = pair.hidden = false;
+    context.entitle({ query: titleOf(reply.query) });
     showQuery(query, reply, context);
-    say(reply.needs ? "No neighbours: there is no index" : `${reply.neighbours.length} neighbours of ${named(reply.query)}`);
+    say(reply.needs ? "No neighbours: there is no index" : `${reply.neighbours.length} neighbours of ${isolated(named(reply.query))}`);
     if (!values.beside) return nearest(reply, own, context);
     showBeside(context, { answer, query, beside }, reply);
     return column(reply, own, context);
   }, waiting(4, "Looking for neighbours"));
   if (near.querySelector("[role=alert]")) {
+    if (query.contains(document.activeElement)) goTo(near);
     query.hidden = pair.hidden = true;
     beside.replaceChildren();
   }
@@ -84,11 +101,14 @@ function showQuery(place, reply, context) {
   const whose = query.row < 0 ? "not in this store" : `${query.path} · row ${query.row} · ${query.split.replace("_", " ")}`;
   const others = facts.networks.filter((one) => one.value !== facts.key);
   const number = h("input", { type: "number", min: 1, max: MOST, value: wantedNumber(values), onchange: (event) => go({ k: event.target.value }) });
+  const gone = h("p", { class: "wrongline small" });
+  const sayWhy = () => whyGone(imagePath(query.image, "thumbnail"), { side: 384 }).then((why) => gone.replaceChildren(...prose(why)));
   replace(place,
-    picture(query, 384),
+    picture(query, 384, sayWhy),
     h("div", {},
       h("h2", { class: "name" }, query.label === null ? named(query) : query.label),
       h("p", { class: "soft small" }, whose),
+      gone,
       values.beside ? "" : [votes(reply, relation), prediction(query, own, life)].filter(Boolean),
       h("div", { class: "controls" },
         reply.needs && !values.beside ? null : [choices("Which classes may answer", RELATIONS.map(([value, text]) =>
@@ -125,7 +145,7 @@ function someImages({ facts, go, source, life }) {
     if (!drawn.images.length) return empty("No images", "The store has no images with features yet.");
     return drawn.images.map((one) => pictureLink(one, [one.label ?? named(one)], "", link("ask", { ...source, class: label, image: one.image })));
   }, waiting(2, "Loading stored images"));
-  const names = Object.entries(facts.classes).map(([name, n]) => [name, `${name} (${n})`]);
+  const names = Object.entries(facts.classes).map(([name, n]) => [name, `${isolated(name)} (${n})`]);
   const list = names.length ? select("class", [["", "all"], ...names], "", (value) => go({ class: value }, { replace: true })) : null;
   const section = h("section", { class: "some", "aria-label": "Stored images" },
     h("div", { class: "controls" }, h("h2", {}, "Or ask a stored image"),

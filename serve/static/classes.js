@@ -1,5 +1,5 @@
 // Classes: which are alike, and what two of them look like at their nearest and farthest.
-import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, link, otherMeasure, pictureLink, plainText, replace, say, select, sentences, unlabelled, waiting } from "./parts.js";
+import { analysedMeasure, ask, count, distance, empty, figure, figureText, fill, h, isolated, link, otherMeasure, pictureLink, plainText, prose, replace, say, select, sentences, unlabelled, waiting } from "./parts.js";
 import { bar } from "./answers.js";
 
 const HIGHEST = 640, SCALE = 50; // pixels: the matrix at most, and the scale of colours beside it
@@ -8,7 +8,7 @@ const NARROW = 480, LONGEST = 7; // pixels of a phone, and there the characters 
 
 export const parameters = ({ classes }) => ({ first: Object.keys(classes), second: Object.keys(classes) });
 
-export function view(place, { facts, go, source, life }) {
+export function view(place, { facts, go, source, about, life }) {
   const names = Object.keys(facts.classes);
   if (!names.length) {
     place.append(h("h1", { class: "unseen" }, "Classes"), unlabelled(facts,
@@ -42,7 +42,7 @@ export function view(place, { facts, go, source, life }) {
       box.on("plotly_click", (event) => {
         const { customdata, x, y } = event.points[0], [first, second] = (customdata || [y, x]).map(plainText);
         if (names.includes(first) && names.includes(second)) go({ first, second });
-        else says.textContent = `“${names.includes(first) ? second : first}” is a block of classes: choose two classes below.`;
+        else says.replaceChildren(...prose(`“${names.includes(first) ? second : first}” is a block of classes: choose two classes below.`));
       });
     }).catch((error) => box.replaceChildren(error.message)));
     return [head, says, box, nearest];
@@ -65,10 +65,12 @@ export function view(place, { facts, go, source, life }) {
   return (values) => {
     const [first, second] = [values.first || names[0], values.second || values.first || names[Math.min(1, names.length - 1)]];
     const wanted = `${first}\n${second}`;
+    if (values.first) about(first === second ? `Within ${isolated(first)}` : `${isolated(first)} and ${isolated(second)}`);
+    else about("");
     if (wanted === shown) return;
     shown = wanted;
     const unknown = [...new Set([first, second])].filter((name) => !names.includes(name));
-    const options = [...unknown.map((name) => [name, `${name}: not known`, { disabled: true }]), ...names.map((name) => [name, name])];
+    const options = [...unknown.map((name) => [name, `${isolated(name)}: not known`, { disabled: true }]), ...names.map((name) => [name, isolated(name)])];
     const heading = h("div", { class: "controls" }, h("h2", {}, first === second ? ["Within “", h("bdi", {}, first), "”"] : ["“", h("bdi", {}, first), "” and “", h("bdi", {}, second), "”"]),
       select("class", options, first, (value) => go({ first: value, second })), select("and", options, second, (value) => go({ first, second: value })));
     const body = h("div");
@@ -78,10 +80,10 @@ export function view(place, { facts, go, source, life }) {
       if (first === second && facts.classes[first] < 2) return empty("One image alone", `“${first}” has no two images to compare.`);
       const told = await ask("class-pair", { ...source, first, second }, { signal: life });
       if (pairsIn(told, first === second) === 1) return [h("p", { class: "soft" }, `Two images are compared: their distance is ${distance(told.mean)} by ${told.measure}.`), pairs("The pair", told.nearest, source)];
-      const box = h("div", { role: "img", "aria-label": `Histogram of the distances of ${first} and ${second}` });
+      const box = h("div", { role: "img", "aria-label": `Histogram of the distances of ${isolated(first)} and ${isolated(second)}` });
       requestAnimationFrame(() => figure(box, told.figure).catch((error) => box.replaceChildren(error.message)));
       const sampled = told.images.some((n, i) => n < told.of[i]) ? ` A random part of each class is compared: ${told.images.join(" and ")} images.` : "";
-      say(`${first} and ${second}: mean distance ${distance(told.mean)}`);
+      say(`${isolated(first)} and ${isolated(second)}: mean distance ${distance(told.mean)}`);
       return h("div", { class: "two" },
         h("div", { class: "card" }, h("h3", {}, "Distances"), box, h("p", { class: "soft small" },
           `Mean ${distance(told.mean)} by ${told.measure}, over ${told.split === "all" ? "all" : `the ${told.split.replace("_", " ")}`} images. ${first === second ? "" : "“Same class” are pairs within either of the two."}${sampled}`)),
@@ -89,7 +91,7 @@ export function view(place, { facts, go, source, life }) {
           : [pairs("Nearest", told.nearest, source), pairs("Farthest", told.farthest, source)]));
     }, waiting(5, "Comparing two classes"));
     // When what is above has its height.
-    if (values.first) Promise.all([...above, filled]).then(() => { if (wanted === shown && !life.aborted) pair.scrollIntoView({ behavior: "smooth", block: "start" }); });
+    if (values.first) Promise.all([...above, filled]).then(() => { if (wanted === shown && !life.aborted) pair.scrollIntoView({ block: "start" }); });
   };
 }
 

@@ -1,5 +1,5 @@
 // Data: images that somebody should look at. A mark is a tag in the store; no label is changed.
-import { address, ask, askIfThere, count, empty, fill, h, link, named, otherMeasure, pathOf, picture, replace, say, waiting, written } from "./parts.js";
+import { address, ask, askIfThere, count, empty, fill, h, link, named, otherMeasure, pathOf, picture, prose, replace, say, waiting, whileBusy, written } from "./parts.js";
 
 const KINDS = [["labels", "Suspected labels"], ["outliers", "Outliers"], ["twins", "Twins"], ["bad", "Bad images"], ["tags", "Marked"]];
 const ABOUT = {
@@ -17,7 +17,7 @@ export const parameters = () => ({ kind: KINDS.map(([name]) => name), lines: (va
 
 const wantedLines = (value) => Math.min(MOST, Math.max(PAGE, Math.round(Number(value)) || PAGE));
 
-export function view(place, { facts, go, source, life }) {
+export function view(place, { facts, go, source, about, life }) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Lists" });
   const limits = h("div", { class: "limits" }), body = h("div");
   place.append(h("h1", { class: "unseen" }, "Data: images to look at"), limits, tabs, body);
@@ -53,8 +53,7 @@ export function view(place, { facts, go, source, life }) {
       const button = h("button", { type: "button", class: "more", onclick: () => add(button) }, `${count(Math.min(rest, PAGE))} more`);
       place.replaceChildren(button, h("span", { class: line ? "wrongline small" : "soft small" }, line || ` ${count(there)} of ${count(all)} are shown.`));
     };
-    const add = async (button) => {
-      button.disabled = true;
+    const add = (button) => whileBusy(button, async () => {
       const offset = lines.childElementCount;
       try {
         const told = await ask(pathOf("lists", kind), { ...asked(kind), limit: PAGE, offset }, { signal: life });
@@ -67,15 +66,18 @@ export function view(place, { facts, go, source, life }) {
         // The keyboard goes on where the new part begins.
         lines.children[offset]?.querySelector("a, button")?.focus({ preventScroll: true });
       } catch (error) {
-        if (error.name !== "AbortError") draw(` ${error.message}`);
+        if (error.name === "AbortError") return;
+        draw(` ${error.message}`);
+        place.querySelector("button")?.focus({ preventScroll: true });
       }
-    };
+    });
     draw();
     return place;
   }
 
   return (values) => {
     const kind = KINDS.some(([name]) => name === values.kind) ? values.kind : "labels";
+    about(KINDS.find(([name]) => name === kind)[1]);
     replace(tabs, ...KINDS.map(([name, title]) => h("a", { href: link("data", { ...source, kind: name }), "aria-current": name === kind ? "page" : undefined }, title)));
     // On a phone not all of them are in sight.
     const chosen = tabs.querySelector("[aria-current]");
@@ -103,11 +105,11 @@ export function entry(kind, line, tags, source) {
   const href = second && !same ? link("ask", { ...source, image: first.image, with: second.image }) : link("ask", { ...source, image: first.image });
   const inside = shown.map((image) => picture(line.bad ? { ...image, image: "" } : image));
   const says = {
-    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`), h("p", { class: "soft small" }, line.why.split("; ")[1] ?? "")],
+    labels: () => [h("b", {}, first.label), " or ", h("b", {}, line.suggested), "?", h("p", { class: "soft small" }, `margin ${line.score.toFixed(2)} (0: all neighbours say the other)`), h("p", { class: "soft small" }, prose(line.why.split("; ")[1] ?? ""))],
     outliers: () => [h("b", {}, first.label ?? named(first)), h("p", { class: "soft small" }, `${line.score.toFixed(1)} robust standard deviations out`)],
-    twins: () => [h("b", {}, line.why), same ? null : h("p", { class: "small" }, labelsOf(first, second)),
+    twins: () => [h("b", {}, prose(line.why)), same ? null : h("p", { class: "small" }, prose(labelsOf(first, second))),
       same ? null : h("p", { class: "soft small" }, line.score === null ? "of one group" : `correlation ${line.score.toFixed(3)}`)].filter(Boolean),
-    bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, line.why), first.image ? null
+    bad: () => [h("b", {}, named(first)), h("p", { class: "small" }, prose(line.why)), first.image ? null
       : h("p", { class: "soft small" }, "A mark belongs to the bytes of an image, and these were never read.")].filter(Boolean),
     tags: () => [h("b", {}, first.label ?? (first.path ? named(first) : "not in the set any more"))],
   }[kind]();
@@ -129,9 +131,8 @@ function labelsOf(...images) {
 function mark(images, tag, tags) {
   const on = () => images.every((image) => (tags.images[image.image] || []).includes(tag));
   const button = h("button", { type: "button", class: "mark-it", "aria-pressed": String(on()) }, `mark: ${tag}`);
-  button.addEventListener("click", async () => {
+  button.addEventListener("click", () => whileBusy(button, async () => {
     const present = button.getAttribute("aria-pressed") !== "true";
-    button.disabled = true;
     try {
       await ask(pathOf("tags", tag), {}, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ images: images.map((image) => image.image), present }) });
       button.setAttribute("aria-pressed", String(present));
@@ -141,7 +142,6 @@ function mark(images, tag, tags) {
       button.title = error.message;
       button.classList.add("wrongline");
     }
-    button.disabled = false;
-  });
+  }));
   return button;
 }

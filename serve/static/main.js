@@ -1,6 +1,6 @@
 // The frame of the page: which view is shown, the set, the theme. The address holds all that is shown.
 import { bringing } from "./bring.js";
-import { ask, count, failed, h, link, networkTitle, prose, Refusal, replace, say, select, sentences, useStore, waiting } from "./parts.js";
+import { ask, count, failed, h, isolated, link, prose, Refusal, replace, say, select, sentences, useStore, waiting } from "./parts.js";
 
 const VIEWS = ["ask", "map", "classes", "scores", "data"];
 const OF_ALL = ["store", "features", "measure"]; // what an address of every view may say
@@ -8,6 +8,7 @@ const TITLES = { ask: "Ask", map: "Map", classes: "Classes", scores: "Scores", d
 const at = (id) => document.getElementById(id);
 let facts = null, shown = null, stores = null;
 let back = history.state?.top || 0; // pixels above the window, of an entry of the history to which somebody comes back
+let turns = 0; // of showing what the address says: the answer to an older address is passed over
 const further = new Map(); // name of a store that is not shown to its facts
 
 // #map?colour=split; addresses of older versions, #image=17&with=33, are those of Ask.
@@ -33,8 +34,9 @@ function askedNow() {
 }
 
 async function follow() {
-  const { name, values } = state(), top = back;
+  const { name, values } = state(), top = back, turn = (turns += 1);
   back = 0;
+  entitle(name);
   const source = { features: values.features, measure: values.measure };
   useStore(values.store);
   for (const one of document.querySelectorAll("nav a[data-view]")) {
@@ -46,6 +48,12 @@ async function follow() {
   const fresh = !facts || facts.asked !== asked;
   if (fresh) {
     let own, answer;
+    // What is shown is of another store or network, and no answer says for how long yet.
+    const late = setTimeout(() => {
+      if (turn !== turns) return;
+      leave();
+      fillView(waiting());
+    }, 150);
     try {
       stores ??= await ask("stores");
       const names = stores.map((one) => one.name);
@@ -54,43 +62,50 @@ async function follow() {
       answer = { ...own, store: values.store || "" };
       answer.networks = await networksOf(answer, values.store || names[0], names);
     } catch (error) {
-      if (askedNow() !== asked) return;
+      clearTimeout(late);
+      if (turn !== turns) return;
       leave();
       facts = null;
       at("set").replaceChildren();
       at("notes").hidden = at("changed").hidden = true;
       const first = values.store || source.features || source.measure ? h("a", { class: "button", href: "#ask" }, "Open the first store") : null;
-      at("view").replaceChildren(failed(error, follow, first));
+      fillView(failed(error, follow, first));
       // No link repeats what there is not; a server that is away may have it.
       if (!(error instanceof Refusal)) return;
       useStore("");
       for (const one of document.querySelectorAll("nav a[data-view]")) one.href = link(one.dataset.view);
       return;
     }
-    if (askedNow() !== asked) return;
+    clearTimeout(late);
+    if (turn !== turns) return;
     facts = { ...answer, asked, source, said: JSON.stringify([own, ...further.values()]) };
     at("changed").hidden = true;
     showSet(values);
     leave();
   }
-  document.title = `${TITLES[name]} · Alike`;
+  entitle(name);
   if (!shown || shown.name !== name) {
     leave();
     const life = new AbortController();
-    shown = { name, life, update: null, parameters: {}, doubts: new Map() };
+    shown = { name, life, update: null, parameters: {}, doubts: new Map(), subject: "" };
     const mine = shown;
-    at("view").replaceChildren(waiting());
+    // What of the view is shown, such as an image or two classes.
+    const about = (subject) => {
+      mine.subject = subject;
+      if (shown === mine) entitle(name);
+    };
+    fillView(waiting());
     const module = await import(`./${name}.js`).catch(() => null);
     if (shown !== mine) return;
     if (!module) {
       leave();
-      at("view").replaceChildren(withoutScript(name));
+      fillView(withoutScript(name));
       return;
     }
     const place = h("div", { class: `view ${name}` });
     at("view").replaceChildren(place);
     shown.parameters = module.parameters(facts);
-    shown.update = module.view(place, { facts, go, source, doubt, life: life.signal });
+    shown.update = module.view(place, { facts, go, source, doubt, about, life: life.signal });
     say(`${TITLES[name]} is shown`);
     scrollTo({ top: 0 });
     // Nothing is lost yet: what a command has made since is shown at once.
@@ -100,6 +115,20 @@ async function follow() {
   showNotes(state().values, shown.parameters);
   shown.update(state().values);
   if (top) goBackTo(top, shown.life.signal);
+}
+
+// The keyboard stays in the view if it was there: the next Tab is in what is shown now.
+function fillView(content) {
+  const view = at("view"), inside = view.contains(document.activeElement);
+  view.replaceChildren(content);
+  if (inside) view.focus({ preventScroll: true });
+}
+
+// The title says first what differs most, since a tab shows its begin: image or class, view, network and store if there are several.
+function entitle(name) {
+  const several = facts?.asked === askedNow() && facts.extractions.length > 1, { store } = state().values;
+  const whose = [several && facts.title, stores?.length > 1 && (store || stores[0].name)];
+  document.title = [shown?.name === name && shown.subject, TITLES[name], ...whose.filter(Boolean).map(isolated), "Alike"].filter(Boolean).join(" · ");
 }
 
 // Whether a command has changed what the views rest on: images, an index, an analysis, a map, also of another store.
@@ -150,7 +179,7 @@ async function networksOf(own, shownStore, names) {
     const its = await ask("set", { store: name }).catch(() => null);
     if (its) further.set(name, its);
   }));
-  const entry = (one, its, prefix, measure, store) => ({ ...one, value: prefix + one.key, store, labelled: Object.keys(its.classes).length > 0, title: (store ? `${store}: ` : "") + networkTitle(one),
+  const entry = (one, its, prefix, measure, store) => ({ ...one, value: prefix + one.key, store, labelled: Object.keys(its.classes).length > 0, title: (store ? `${store}: ` : "") + one.title,
     // The measure that is shown if it can answer there, else one that can.
     measure: one.indexes.includes(measure) ? measure : one.indexes[0] });
   return [...own.extractions.map((one) => ({ ...entry(one, own, "", own.measure), store: own.store })),
@@ -180,8 +209,8 @@ function showSet(values) {
     h("span", {}, `${count(facts.images)} ${facts.images === 1 ? "image" : "images"}`),
     h("span", {}, classes ? `${count(classes)} ${classes === 1 ? "class" : "classes"}` : "no labels")];
   parts.push(options.length > 1
-    ? select("network", options.map((one) => [one.key, networkTitle(one)]), facts.key, (features) => go(theNetwork(features, values)))
-    : h("span", { title: facts.key }, networkTitle(facts)));
+    ? select("network", options.map((one) => [one.key, one.title]), facts.key, (features) => go(theNetwork(features, values)))
+    : h("span", { title: facts.key }, facts.title));
   const measures = [...new Set([...(own ? own.indexes : []), facts.measure])];
   parts.push(measures.length > 1
     ? select("measure", measures.map((one) => [one, one]), facts.measure, (measure) => go({ measure, view: undefined }))
@@ -194,10 +223,10 @@ function showNotes(values, parameters) {
   const doubts = Object.entries(values).filter(([name]) => !OF_ALL.includes(name)).map(([name, value]) => {
     if (!Object.hasOwn(parameters, name)) return `“${name}” in the address says nothing to this view, which knows: ${[...OF_ALL, ...Object.keys(parameters)].join(", ")}.`;
     const known = parameters[name], late = shown.doubts.get(`${name}=${value}`);
-    if (late) return `${name}=${value} in the address: ${late}.`;
+    if (late) return `${name}=${isolated(value)} in the address: ${late}.`;
     if (!known || !value || (Array.isArray(known) && known.includes(value))) return "";
-    const why = Array.isArray(known) ? known.length === 0 ? "this set has none" : `known are ${known.slice(0, 20).join(", ")}${known.length > 20 ? " …" : ""}` : known(value);
-    return why && `${name}=${value} in the address: ${why}.`;
+    const why = Array.isArray(known) ? known.length === 0 ? "this set has none" : `known are ${known.slice(0, 20).map(isolated).join(", ")}${known.length > 20 ? " …" : ""}` : known(value);
+    return why && `${name}=${isolated(value)} in the address: ${why}.`;
   });
   const lines = [...facts.notes.map((one) => sentences([one])), ...doubts.filter(Boolean)];
   at("notes").replaceChildren(...prose(lines.join(" ")));
@@ -229,13 +258,13 @@ function other(name) {
 // Light, dark, or as the system has it.
 function theme() {
   const dark = matchMedia("(prefers-color-scheme: dark)"), button = document.querySelector("button.theme");
-  let choice = "auto";
+  let choice = "auto", printing = false;
   try { choice = localStorage.getItem("theme") || "auto"; } catch { /* a browser that stores nothing */ }
   const set = () => {
-    document.documentElement.dataset.theme = choice === "auto" ? (dark.matches ? "dark" : "light") : choice;
+    document.documentElement.dataset.theme = printing ? "light" : choice === "auto" ? (dark.matches ? "dark" : "light") : choice;
     button.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[choice];
     button.setAttribute("aria-label", `Colours: ${choice}`);
-    document.querySelectorAll(".plot").forEach(Shown.redress);
+    document.querySelectorAll(".plot").forEach((box) => Shown.redress(box));
     dispatchEvent(new Event("themechange"));
   };
   button.addEventListener("click", () => {
@@ -244,6 +273,9 @@ function theme() {
     set();
   });
   dark.addEventListener("change", set);
+  // Chosen in another tab.
+  addEventListener("storage", (event) => { if (event.key === "theme") { choice = event.newValue || "auto"; set(); } });
+  for (const kind of ["beforeprint", "afterprint"]) addEventListener(kind, () => { printing = kind === "beforeprint"; set(); });
   set();
 }
 

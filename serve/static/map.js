@@ -1,5 +1,5 @@
 // Map: the stored t-SNE or PCA of all images; of two networks, linked.
-import { ask, askIfThere, choices, count, csv, empty, fill, h, link, named, otherMeasure, percent, picture, pictureLink, press, replace, saveFile, say, select, waiting } from "./parts.js";
+import { ask, askIfThere, choices, count, csv, empty, fill, h, isolated, link, named, otherMeasure, percent, picture, pictureLink, press, replace, saveFile, say, select, waiting } from "./parts.js";
 import { sideOf } from "./answers.js";
 import { Scatter } from "./scatter.js";
 
@@ -19,9 +19,9 @@ function readView(text) {
   return numbers.length % 3 === 0 && numbers.every((one, i) => Number.isFinite(one) && (i % 3 < 2 || one > 0)) ? numbers : null;
 }
 
-export function view(place, { facts, go, source, doubt, life }) {
+export function view(place, { facts, go, source, doubt, about, life }) {
   const maps = []; // {data, scatter, byImage}
-  let values = {}, loaded = "", late = 0, tool = "move", chosen = [], colours = [];
+  let values = {}, loaded = "", turns = 0, late = 0, tool = "move", chosen = [], colours = [];
   const area = h("div", { class: "maps" }), controls = h("div", { class: "controls" });
   const legend = h("div", { class: "legend", role: "group", "aria-label": "Legend" });
   const list = h("section", { class: "selection", "aria-label": "Selected images" });
@@ -66,18 +66,20 @@ export function view(place, { facts, go, source, doubt, life }) {
   }
 
   async function load() {
+    const turn = (turns += 1);
     maps.forEach((one) => one.scatter?.close());
     maps.length = 0;
     chosen = [];
     list.replaceChildren();
     const sides = ["", values.beside].filter((one, i) => i === 0 || one).map((one) => sideOf(one, { facts, source }));
     const single = h("p", {}, h("a", { class: "button", href: link("map", { ...values, beside: undefined }) }, "Show one map"));
-    await fill(area, life, async () => {
+    await fill(area, life, async (live) => {
       if (sides.includes(null)) return empty("No such network", `This server has no network “${values.beside}” now.`, single);
       const needs = sides.map(({ map }) => map.needs).filter(Boolean);
       if (needs.length) return empty("No map yet", `This needs ${needs.join(", and ")}.`, facts.map_needs ? "" : single);
       const data = await Promise.all(sides.map(({ store, features, map: { measure } }) =>
         ask("map", { store, features, measure, split: values.split, limit: 100000, predictions: values.colour === "prediction" || undefined }, { signal: life })));
+      if (!live()) return [];
       return data.map((one, i) => {
         const box = h("div", { class: "plane" });
         maps.push({ data: one, box, byImage: new Map(one.image.map((image, i) => [image, i])) });
@@ -86,6 +88,7 @@ export function view(place, { facts, go, source, doubt, life }) {
           one.sampled ? h("figcaption", {}, `A random part of ${count(one.images)} images.`) : null);
       });
     }, waiting(6, "Loading the map"));
+    if (turn !== turns || life.aborted) return;
     if (!maps.length || !maps[0].box.isConnected) { controls.replaceChildren(); legend.replaceChildren(); return; }
     for (const one of maps) {
       one.scatter = new Scatter(one.box, `Map of ${count(one.data.row.length)} images. Arrow keys move, plus and minus zoom, 0 shows all, Enter lists what is in view.`, {
@@ -158,7 +161,7 @@ export function view(place, { facts, go, source, doubt, life }) {
     replace(legend, ...names.slice(0, NAMED).map((name, i) => {
       const dot = h("i");
       dot.style.background = colours[i][0];
-      return h("button", { type: "button", "aria-pressed": String(bright === name), title: `${words(name)}: ${count(counts.get(name))} images`,
+      return h("button", { type: "button", "aria-pressed": String(bright === name), title: `${isolated(words(name))}: ${count(counts.get(name))} images`,
         onclick: () => light(bright === name ? undefined : name) }, dot, h("span", {}, words(name)));
     }));
     // First, since the others fill more than is seen of the legend.
@@ -174,14 +177,14 @@ export function view(place, { facts, go, source, doubt, life }) {
     card.style.display = image ? "block" : "none";
     if (!image) return;
     const pure = one.data.purity?.[i];
-    card.replaceChildren(picture(about(one, i), 192), h("b", {}, one.data.label[i] ?? "no label"),
+    card.replaceChildren(picture(imageAt(one, i), 192), h("b", {}, one.data.label[i] ?? "no label"),
       h("small", {}, one.data.path[i], h("br"), `${one.data.split[i].replace("_", " ")}${pure == null ? "" : ` · ${percent(pure, 0)} of its neighbours share its class`}`));
     const { width, height } = card.getBoundingClientRect();
-    card.style.left = `${Math.max(8, Math.min(event.clientX + 18, innerWidth - width - 8))}px`;
+    card.style.left = `${Math.max(8, Math.min(event.clientX + 18, document.documentElement.clientWidth - width - 8))}px`;
     card.style.top = `${Math.max(8, Math.min(event.clientY + 18, innerHeight - height - 8))}px`;
   }
 
-  function about(one, i) {
+  function imageAt(one, i) {
     const { data } = one;
     return { image: data.image[i], row: data.row[i], path: data.path[i], label: data.label[i], subset: data.subset[i], split: data.split[i] };
   }
@@ -192,12 +195,12 @@ export function view(place, { facts, go, source, doubt, life }) {
     const numbers = images.map((image) => one.byImage.get(image)).filter((i) => i !== undefined);
     const classes = new Map();
     for (const i of numbers) classes.set(one.data.label[i], (classes.get(one.data.label[i]) || 0) + 1);
-    const most = [...classes].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([name, n]) => `${name ?? "no label"} ${n}`).join(", ");
+    const most = [...classes].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([name, n]) => `${isolated(name ?? "no label")} ${n}`).join(", ");
     list.replaceChildren(...(numbers.length ? [
       h("div", { class: "controls" }, h("h2", {}, `${count(numbers.length)} selected`), h("span", { class: "soft small" }, most),
         h("button", { type: "button", onclick: () => saveFile("selection.csv", table(one, numbers)) }, "Save as CSV"),
-        h("button", { type: "button", onclick: () => choose([]) }, "Clear")),
-      h("div", { class: "grid small" }, numbers.slice(0, SHOWN).map((i) => pictureLink(about(one, i), [one.data.label[i] ?? ""], "", link("ask", { ...source, image: one.data.image[i] })))),
+        h("button", { type: "button", onclick: () => { choose([]); one.scatter.canvas.focus({ preventScroll: true }); } }, "Clear")),
+      h("div", { class: "grid small" }, numbers.slice(0, SHOWN).map((i) => pictureLink(imageAt(one, i), [one.data.label[i] ?? ""], "", link("ask", { ...source, image: one.data.image[i] })))),
       numbers.length > SHOWN ? h("p", { class: "soft small" }, `The first ${SHOWN} are shown; the file has all.`) : "",
     ] : []));
     say(`${numbers.length} images selected`);
@@ -212,6 +215,7 @@ export function view(place, { facts, go, source, doubt, life }) {
   return (now) => {
     const before = values;
     values = now;
+    about(now.lit ? isolated(now.lit) : "");
     const wanted = JSON.stringify([now.split, now.beside, now.colour === "prediction"]);
     if (wanted !== loaded) { loaded = wanted; load(); return; }
     if (!maps.length || !maps[0].scatter) return;

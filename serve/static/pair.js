@@ -1,6 +1,6 @@
 // Two images: how far apart, how typical that is, and where they are alike. The address holds what is shown of them.
 import { sideOf } from "./answers.js";
-import { address, ask, askIfThere, choices, distance, empty, fill, h, imagePath, link, named, nameOfImage, percent, press, prose, rounded, select, waiting } from "./parts.js";
+import { address, ask, askIfThere, choices, distance, empty, fill, h, imagePath, link, named, nameOfImage, percent, press, prose, rounded, select, titleOf, waiting, whyGone } from "./parts.js";
 import { largest, paint, paintScale } from "./heat.js";
 import { pointer } from "./pointer.js";
 import { howTypical } from "./typical.js";
@@ -18,7 +18,7 @@ const SAYS = {
 };
 const among = (table, value) => (table.some(([name]) => name === value) ? value : table[0][0]);
 
-export function pairView(place, { facts, go, source, doubt, life }) {
+export function pairView(place, { facts, go, source, doubt, entitle, life }) {
   let what = "likeness", pair = null, maps = {}, method = PIXELS[0][0];
   const canvases = SIDES.map(() => h("canvas", { width: 420, height: 420, role: "img" }));
   const captions = SIDES.map(() => h("figcaption"));
@@ -86,7 +86,7 @@ export function pairView(place, { facts, go, source, doubt, life }) {
     const top = shown[0] ? (both ? largest(...shown) : 0) : 0;
     canvases.forEach((canvas, i) => paint(canvas, pair.pictures[i], shown[i], shown[i] && !both ? largest(shown[i]) : top, facts.colours));
     if (told && told.left) says.textContent = told.left;
-    else if (told) says.textContent = `What speaks for ${told.map((one) => `“${one.images.maps[0].target}” (${rounded(one.images.maps[0].probability)})`).join(" and for ")}. Each image has its own scale.`;
+    else if (told) says.replaceChildren(...prose(`What speaks for ${told.map((one) => `“${one.images.maps[0].target}” (${rounded(one.images.maps[0].probability)})`).join(" and for ")}. Each image has its own scale.`));
     else says.textContent = SAYS[what](pair);
     showScale(both ? top : 0, Boolean(shown[0]), both);
   }
@@ -147,6 +147,7 @@ export function pairView(place, { facts, go, source, doubt, life }) {
     shownFor = wanted;
     pair = null;
     maps = {};
+    entitle({ pair: "" });
     if (!wanted) {
       doubtPlace(values.at);
       if (["", values.beside || ""].every((one) => sideOf(one, { facts, source })?.needs)) place.replaceChildren();
@@ -159,10 +160,11 @@ export function pairView(place, { facts, go, source, doubt, life }) {
       const loaded = await loadPair(values, side, life, facts);
       if (!live()) return [];
       pair = loaded;
+      entitle({ pair: titleOf(pair.second) });
       SIDES.forEach((name, i) => {
         const image = pair[name];
         captions[i].replaceChildren(h("b", {}, image.label ?? named(image)), image.label === null ? "" : ` ${named(image)}`);
-        held.name(i, `${image.label ?? ""} ${named(image)}: ${i ? "neighbour" : "query"}`);
+        held.name(i, `${titleOf(image)}: ${i ? "neighbour" : "query"}`);
       });
       return h("div", { class: "card" }, h("h2", {}, "Where are the two alike?"), byWhom(values), pair.typical,
         h("div", { class: "both" }, canvases.map((canvas, i) => h("figure", {}, canvas, captions[i]))),
@@ -173,7 +175,7 @@ export function pairView(place, { facts, go, source, doubt, life }) {
     if (pair) {
       show();
       doubtPlace(values.at);
-      if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ behavior: "smooth", block: "start" });
+      if (place.getBoundingClientRect().top > innerHeight * 0.7) place.scrollIntoView({ block: "start" });
     }
   };
 }
@@ -221,8 +223,9 @@ async function loadPair(values, side, life, facts) {
   const pictures = await Promise.all(SIDES.map((name) => new Promise((good, bad) => {
     const img = new Image();
     img.onload = () => good(img);
-    img.onerror = () => bad(new Error("one of the two images cannot be shown: is its file still there?"));
-    img.src = address(imagePath(alike[name].image, "input"), { store, transform, features });
+    const [path, asked] = [imagePath(alike[name].image, "input"), { store, transform, features }];
+    img.onerror = () => whyGone(path, asked).then((why) => bad(new Error(why)));
+    img.src = address(path, asked);
   })));
   return { ...alike, side, typical, grades, pictures };
 }

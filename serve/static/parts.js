@@ -80,29 +80,41 @@ export function link(view, values = {}) {
   return `#${view}${query ? `?${query}` : ""}`;
 }
 
-// A network in words: its name without a file, where its weights came from, the begin of their hash.
-export function networkTitle(one) {
-  return [one.network.split(/[/:]/).pop(), one.weights_name, one.weights].filter(Boolean).join(" · ");
-}
-
 // A network in a list of those that can be asked for neighbours; without an index it cannot.
 export function networkOption(value, title, indexed) {
   return indexed ? [value, title] : [value, `${title}: no index`, { disabled: true }];
 }
+
+// A name as part of a text that takes no elements: one that is written from right to left turns nothing beside it around.
+export const isolated = (text) => (/[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(text) ? `\u2068${text}\u2069` : text);
+
+// An image in a few words, for the title of the page.
+export const titleOf = (image) => [image.label, named(image)].filter((one) => one !== null).map(isolated).join(" ");
 
 export function named(image) {
   if (image.row < 0 && !image.path) return "the image that you brought";
   return image.path.split("/").pop();
 }
 
-export function picture(image, side = 192) {
-  const alt = image.label === null ? named(image) : `${image.label}: ${named(image)}`;
+// `gone` is called if it does not arrive.
+export function picture(image, side = 192, gone = null) {
+  const alt = [image.label, named(image)].filter((one) => one !== null).map(isolated).join(": ");
   if (!image.image) return h("span", { class: "nopicture", role: "img", "aria-label": `${alt}: cannot be shown` }, "no picture");
   const img = h("img", { alt, loading: "lazy", decoding: "async" });
   img.onload = () => img.classList.toggle("few", Math.max(img.naturalWidth, img.naturalHeight) <= SMALL);
-  img.onerror = () => img.replaceWith(picture({ ...image, image: "" }, side));
+  img.onerror = () => {
+    img.replaceWith(picture({ ...image, image: "" }, side));
+    gone?.();
+  };
   img.src = address(imagePath(image.image, "thumbnail"), { side });
   return img;
+}
+
+// Why an image does not arrive, in the words of the server.
+export async function whyGone(path, values) {
+  const answer = await fetch(address(path, values)).catch(() => null);
+  if (!answer) return "The server does not answer. Is `alike serve` still running?";
+  return answer.ok ? "The image is there again: load the page again." : (await answer.json().catch(() => ({}))).error || `${answer.status} ${answer.statusText}`;
 }
 
 // A picture that leads somewhere, with lines below it.
@@ -160,14 +172,15 @@ export function rounded(share) {
 // Notes of an answer as sentences.
 export const sentences = (notes) => notes.map((one) => `${one[0].toUpperCase()}${one.slice(1)}.`).join(" ");
 
-// Text in which `backticks` mark what is typed.
+// Text in which `backticks` mark what is typed, and “quotes” a name: one that is written from right to left turns nothing around.
 export function prose(text) {
-  return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+  return text.split("`").flatMap((part, i) => (i % 2 ? h("code", {}, part)
+    : part.split(/(?<=“)([^”]+)(?=”)/).map((piece, j) => (j % 2 ? h("bdi", {}, piece) : piece))));
 }
 
 // The three states of what is not there.
 export function waiting(lines = 3, label = "Loading") {
-  return h("div", { class: "waiting", role: "status", "aria-label": label }, Array.from({ length: lines }, () => h("i")));
+  return h("div", { class: "waiting", role: "status" }, h("p", { class: "soft small" }, `${label} …`), Array.from({ length: lines }, () => h("i")));
 }
 
 export function empty(title, text, ...more) {
@@ -188,15 +201,36 @@ export function failed(error, again, ...more) {
     h("button", { type: "button", onclick: again }, "Try again"), more.map((one) => [" ", one]).flat());
 }
 
-// Called before what is in a place is replaced; what it gives is called after. The keyboard stays at the control that says the same.
+// Called before what is in a place is replaced; what it gives is called after. The keyboard stays at the control that says the same,
+// or in the place: without it the next Tab would begin at the top of the page.
 function holdFocus(place) {
   const held = document.activeElement, words = (one) => `${one.tagName} ${one.labels?.[0]?.firstChild.textContent ?? one.dataset.value ?? one.textContent}`;
   if (held === place || !place.contains(held)) return () => {};
   const name = words(held);
   return () => {
     if (document.activeElement !== document.body) return;
-    [...place.querySelectorAll("a, button, input, select")].find((one) => words(one) === name)?.focus({ preventScroll: true });
+    const same = [...place.querySelectorAll("a, button, input, select")].find((one) => words(one) === name);
+    if (same) same.focus({ preventScroll: true });
+    else goTo(place);
   };
+}
+
+// Take the keyboard to a part of the page that is no control.
+export function goTo(place) {
+  place.tabIndex = -1;
+  place.focus({ preventScroll: true });
+}
+
+// A button that cannot be pressed while its work is done; browsers take the keyboard away from it meanwhile.
+export async function whileBusy(button, work) {
+  const held = document.activeElement === button;
+  button.disabled = true;
+  try {
+    return await work();
+  } finally {
+    button.disabled = false;
+    if (held && document.activeElement === document.body) button.focus({ preventScroll: true });
+  }
 }
 
 export function replace(place, ...children) {

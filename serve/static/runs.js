@@ -85,7 +85,7 @@ function usual(runs) {
 }
 
 const when = (time) => time.slice(0, 16).replace("T", " ");
-const nameOf = (run) => run.slice(-6);
+export const nameOf = (run) => run.slice(-6);
 
 // The list of runs, newest first, with a box each.
 function chooser({ runs, unchanged, faults }, choose) {

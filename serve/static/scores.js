@@ -1,6 +1,6 @@
 // Scores: what the report says, all networks of all stores side by side, runs side by side.
 import { analysedMeasure, ask, askIfThere, empty, fill, h, link, otherMeasure, prose, unlabelled, waiting, written } from "./parts.js";
-import { runsView } from "./runs.js";
+import { nameOf, runsView } from "./runs.js";
 import { wordsOf } from "./words.js";
 
 const ABOVE = ["top", "since"], BELOW = ["scores", "distances", "networks", "over_time", "measures", "layers", "people", "explanations"];
@@ -8,7 +8,7 @@ const FIRST = ["sameness", "balanced_accuracy", "one_nn", "map_at_r", "accuracy"
 
 export const parameters = () => ({ runs: null });
 
-export function view(place, { facts, go, source, doubt, life }) {
+export function view(place, { facts, go, source, doubt, about, life }) {
   const above = h("div"), below = h("div"), runs = runsView({ go, doubt, life });
   place.append(h("div", { class: "sections" }, above, runs.section, below));
   let sections = null, moved = false;
@@ -24,6 +24,7 @@ export function view(place, { facts, go, source, doubt, life }) {
     sections = Promise.resolve({});
   } else sections = report({ above, below, facts, source, life });
   return async ({ runs: names }) => {
+    about(names && names !== "none" ? `Runs ${names.split(",").filter(Boolean).map(nameOf).join(" and ")}` : "");
     const words = await sections;
     if (life.aborted) return;
     await runs.show(names, wordsOf(words));

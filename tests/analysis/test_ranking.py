@@ -20,7 +20,7 @@ from alike.analysis.ranking import Ranking, common_images, rank_correlation
 from alike.analysis.report.networks import networks_section
 from alike.analysis.report.parts import text
 from alike.extract.errors import BadInput
-from alike.extract.identity import network_title
+from alike.extract.identity import network_titles
 from alike.flows.cli import main
 
 NOISE = (0.0, 0.3, 0.6, 1.0, 1.6)
@@ -82,7 +82,8 @@ def test_table_is_that_of_analyse_and_compare(store, monkeypatch, capsys):
     assert of["networks"] == 5
 
     page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-2-0")), store)
-    titles = {key: network_title(store.features(key).attrs) for key in kept.record["digests"]}
+    titles = network_titles({key: store.features(key).attrs for key in kept.record["digests"]})
+    assert titles["net-2-0"] == "net, random weights of seed 0 · net-2-0"
     assert said["titles"] == titles
     assert all(f"net-{i}-0" in page for i in range(5))
     assert all(title in page for title in titles.values())
@@ -138,11 +139,14 @@ def test_what_is_not_there_is_said_with_its_reason(
     page = networks_section(SimpleNamespace(last=SimpleNamespace(key="net-0-0")), features.store)
     for key in left_out:
         assert f"left out: {key}: " in said.err + said.out
-        assert f"Left out: {key}: " in page
+        network, _, part = key.partition(" ")
+        title = kept.record["titles"].get(network)
+        assert f"Left out: {f'{title}: {part}' if title else key}: " in page
     assert f"a stratified sample of 60 of 100 images, held_out, only {every}" in page
     assert "note: procrustes, 1 of 1 pairs: no null" in said.out
     assert "no null: permutations would take too long" in page
-    assert "NC1 (net-1-0): the interval is too narrow where" in page
+    title = kept.record["titles"]["net-1-0"]
+    assert f"NC1 ({title}): the interval is too narrow where" in page
 
 
 @pytest.mark.parametrize(("size", "shown"), [(4, False), (6, True)])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from alike.analysis.report import score_sections
 from alike.analysis.stored import Analysis
 from alike.extract.errors import BadInput, StoreBusy
-from alike.extract.identity import file_hash
+from alike.extract.identity import file_hash, network_title
 from alike.extract.store.store import Store
 from alike.extract.store.verification import verify
 from alike.flows import run as whole_run
@@ -28,6 +28,7 @@ from alike.flows.history import IMAGES_KEPT, History, RunRecord, image_changes
 from alike.flows.recording import over_time
 from alike.flows.rules import Rule, findings
 from alike.flows.run import run_settings_file
+from alike.flows.runs import store_of
 from alike.flows.settings import read_pipeline
 from alike.flows.unchanged import _loaded_code, state_of, unchanged_run
 
@@ -403,7 +404,13 @@ def test_the_commands(story, tmp_path):
     file = str(story.file)
     listed = json.loads(story.command("runs", "ls", file, "--json"))
     runs = [one["run"] for one in listed["runs"] if one["state"] == "good"]
-    assert json.loads(story.command("runs", "show", file, runs[0], "--json"))["id"] == runs[0]
+    shown = json.loads(story.command("runs", "show", file, runs[0], "--json"))
+    assert shown["id"] == runs[0]
+    store = Store.open(store_of(file).url)
+    assert shown["titles"] == {
+        "": network_title(store.features(shown["network"]["features"]).attrs)
+    }
+    assert shown["titles"][""] in story.command("runs", "show", file, runs[0])
     found = json.loads(story.command("runs", "diff", file, runs[0], runs[-1], "--json"))
     listed = {"count": "listed", "before": 24, "after": 27, "difference": 3}
     assert {**listed, "network": "", "values": [24, 27]} in found["counts"]

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from alike.extract.errors import BadInput
+from alike.extract.identity import network_titles
 from alike.extract.images.selection import Where
 from alike.extract.store import Store
 from alike.flows.cli import app
@@ -81,6 +82,8 @@ def test_compare(stores: Path) -> None:
     wanted = run("compare", "--store", stores / "val", *asked)
     assert found["scores"] == wanted["scores"]
     assert found["likeness"] == pytest.approx(wanted["likeness"])
+    first, second = (Store.open(stores / "both").features(key).attrs for key in keys(stores))
+    assert found["titles"] == network_titles({"a": first, "b": second})
 
 
 def test_neighbours(stores: Path) -> None:

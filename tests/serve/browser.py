@@ -89,6 +89,10 @@ class Browser:
         steps = [first, down, *rest, up]
         self._do("actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": steps}]})
 
+    def cdp(self, name, **values):
+        """Ask Chromium itself, by its DevTools protocol."""
+        return self._do("goog/cdp/execute", {"cmd": name, "params": values})
+
     def shape(self, width, height, *, dark):
         """Size of the window's content, and the colours that the system asks for."""
         for name, values in (

@@ -2,13 +2,16 @@
 
 import re
 import shutil
+import time
 from collections import Counter
 
 import pytest
 
+from alike.analysis.report.parts import prose
+
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, box_of, serious_findings, visit, with_axe
+from .visiting import LATE, READY, assert_quiet, box_of, serious_findings, visit, with_axe
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 COLUMNS = """
@@ -75,7 +78,7 @@ def test_two_networks_in_two_columns(page, two_stores, store):
     own, beside = page.run(COLUMNS)
     assert_column(own, client, image, "", first)
     assert_column(beside, client, image, below, second)
-    assert beside["title"].startswith(f"{store}: wide" if store else "wide")
+    assert beside["title"].startswith(f"{store}: nets.py:wide" if store else "nets.py:wide")
     assert beside["left"] > own["left"] + 100
     assert beside["top"] == own["top"]
     shared = set(own["images"]) & set(beside["images"])
@@ -101,7 +104,15 @@ def test_two_networks_in_two_columns(page, two_stores, store):
     cut = "one.scrollWidth - one.clientWidth"
     distances = f"[...document.querySelectorAll('.near .whole')].map((one) => {cut})"
     assert max(page.run(f"return {distances}")) <= 0
-    assert page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+    # A phone's window grows with what is too wide, so its inner width says nothing.
+    over = "const all = document.documentElement; return all.scrollWidth - all.clientWidth"
+    assert page.run(over) <= 0
+    # At 400 % a window of 1,280 pixels has 320: nothing scrolls sideways.
+    page.shape(320, 640, dark=True)
+    assert page.run(over) <= 0
+    page.run("document.querySelector('.near').append(document.createElement('hr'));"
+             "document.querySelector('.near hr').style.width = '3000px'")  # fmt: skip
+    assert page.run(over) > 0
     assert_quiet(page, address)
 
 
@@ -130,6 +141,106 @@ def press(page, key):
     """Press a key where the focus is."""
     event = f"new KeyboardEvent('keydown', {{key: '{key}', bubbles: true, cancelable: true}})"
     page.run(f"document.activeElement.dispatchEvent({event})")
+
+
+PRESS = "const one = document.querySelector(arguments[0]); one.focus(); one.click()"
+
+
+def test_another_question_takes_the_keyboard_to_it(page, client, analysed):
+    """What asked it is gone, or far below: the next Tab is in the new question."""
+    ready = "document.querySelector('.pairplace .button')"
+    visit(page, f"{client.address}/#ask?image=3&with=12", ready)
+    at_query = "document.activeElement === document.querySelector('.query')"
+    for control in (".pairplace .button", ".some .pic"):
+        before = page.run("return location.hash")
+        page.run(PRESS, control)
+        page.wait(f"{READY} && location.hash !== arguments[0]", before, seconds=9)
+        page.wait(at_query, seconds=9)
+        assert page.run("return document.querySelector('.query h2').textContent")
+    # A picture of another view: the keyboard is in the view that it leads to.
+    page.run("location.hash = 'classes?first=cat&second=dog'")
+    page.wait(f"{READY} && document.querySelector('.pairitem .pic')")
+    page.run(PRESS, ".pairitem .pic")
+    page.wait(f"{READY} && document.querySelector('.view.ask .pic')")
+    assert page.run("return document.activeElement.id") == "view"
+
+
+def test_a_late_answer_takes_the_place_of_no_newer_one(page, two_stores):
+    client, first, second = two_stores
+    visit(page, f"{client.address}/#ask?image=3", "document.querySelector('.near .pic')")
+    page.run(LATE)
+    page.run("window.late = { 'images/7/neighbours': 1500 }; location.hash = 'ask?image=7&with=8'")
+    page.wait("document.querySelector('.near[aria-busy]')")
+    page.run("location.hash = 'ask?image=9&with=30'")
+    shown = "return ['.query p', '.both'].map((one) => document.querySelector(one)?.innerText)"
+    names = [client.json(f"/api/v1/images/{row}")["path"].split("/")[1] for row in (9, 30)]
+    both = "document.querySelector('.both')?.innerText.match(/\\d+\\.png/g)?.join()"
+    page.wait(f"{both} === arguments[0]", ",".join(names))
+    time.sleep(2)
+    query, pair = page.run(shown)
+    assert "row 9" in query
+    assert re.findall(r"\d+\.png", pair) == names
+    # The same of the set: another network is asked for, and left before its answer.
+    page.run(
+        "window.late = { 'set?features': 900 };"
+        "location.hash = `scores?features=${arguments[0]}`", second,
+    )  # fmt: skip
+    page.wait("document.querySelector('#view > .waiting')")
+    assert "Loading" in page.run("return document.querySelector('#view').innerText")
+    page.run("location.hash = 'classes'")
+    page.wait(f"{READY} && document.querySelector('.view.classes')")
+    time.sleep(1)
+    assert page.run("return document.querySelector('.view').className") == "view classes"
+    chosen = "return [...document.querySelectorAll('#set select')].map((one) => one.value)"
+    assert first in page.run(chosen)
+
+
+def test_every_view_says_that_it_waits_and_can_be_left(page, two_stores):
+    client, *_ = two_stores
+    visit(page, f"{client.address}/", "document.querySelector('.some .pic')")
+    # No answer comes.
+    page.run(LATE + "window.late = { 'api/v1': 1e6 };")
+    lines = "[...document.querySelectorAll('#view .waiting')].map((one) => one.innerText.trim())"
+    for link, line in (
+        ("classes", "Loading the classes …"), ("scores", "Loading the scores …"),
+        ("data", "Loading the list …"), ("ask?image=3&with=5", "Looking for neighbours …"),
+    ):  # fmt: skip
+        page.run("location.hash = arguments[0]", link)
+        page.wait(f"{lines}.includes(arguments[0])", line, seconds=20)
+
+
+MIXED = "The worst class was “חתול!” with 0.1 and is now “כלב 3” with 0.2."
+ORDER = """
+const range = document.createRange(), marks = [], of = document.querySelector(arguments[0]);
+const walker = document.createTreeWalker(of, NodeFilter.SHOW_TEXT);
+for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+  [...node.textContent].forEach((mark, i) => {
+    range.setStart(node, i);
+    range.setEnd(node, i + 1);
+    if (mark.trim()) marks.push([range.getBoundingClientRect().left, mark]);
+  });
+}
+return marks.sort(([a], [b]) => a - b).map(([, mark]) => mark).join("");
+"""
+"""The characters of an element as they are seen, from left to right."""
+
+
+def test_names_from_right_to_left_turn_nothing_around(page, client):
+    """In sentences of the report and of the page a name runs to the left, and all else as ever."""
+    seen = "Theworstclasswas“!לותח”with0.1andisnow“3בלכ”with0.2."
+    page.go("about:blank")
+    page.run("document.body.innerHTML = `<p style='white-space: nowrap'>${arguments[0]}</p>`",
+             prose(MIXED))  # fmt: skip
+    assert page.run(ORDER, "p") == seen
+    visit(page, f"{client.address}/", "document.querySelector('.some .pic')")
+    page.run(
+        "const [text] = arguments; import('/static/parts.js').then(({ h, prose }) => {"
+        "  const line = h('p', { id: 'mixed' }, prose(text));"
+        "  line.style.whiteSpace = 'nowrap';"
+        "  document.querySelector('#view').replaceChildren(line); })", MIXED,
+    )  # fmt: skip
+    page.wait("document.querySelector('#mixed')")
+    assert page.run(ORDER, "#mixed") == seen
 
 
 SHOWN = ("likeness", "difference", "pixels", "gradcam", "cam", "lrp", "sa", "none")
@@ -299,6 +410,8 @@ def test_a_network_that_is_gone_moves_no_picture(page, two_stores):
     for key in (two_stores[2], "after/none"):
         visit(page, f"{client.address}/#ask?image=3&beside={key}",
               "document.querySelector('.near.beside .pic, .near.beside .empty')")  # fmt: skip
+        # The line of the prediction comes for itself.
+        page.wait("document.querySelector('.near .predicted').textContent")
         tops.append(page.run(top))
     assert tops[1] <= tops[0] + 1
 
@@ -328,16 +441,18 @@ def test_scores_of_all_stores_stand_side_by_side(page, two_stores):
     )
     keys = [first, second, f"after/{first}", f"after/{second}"]
     wanted = {
-        ("after: " * one.startswith("after/") + name.partition(" ")[0], one)
+        (f"{'after: ' * one.startswith('after/')}nets.py:{name}, random weights of seed 0", one)
         for one, name in zip(keys, ["deep", "wide"] * 2, strict=True)
     }
     shown = {
-        (title.partition(" · ")[0], f"{'after/' * ('store=after' in link)}{key}")
+        (title, f"{'after/' * ('store=after' in link)}{key}")
         for title, link in heads
         for key in (first, second)
         if f"features={key}" in link
     }
     assert shown == wanted
+    title = page.run("return document.title")
+    assert re.fullmatch(r"Scores · nets.py:deep, random weights of seed 0 · \S+ · Alike", title)
     page.run("[...document.querySelectorAll('th a')].at(-1).click()")
     page.wait(
         f"{READY} && document.querySelector('.tiles') && location.hash.includes('store=after')"

@@ -39,6 +39,19 @@ VIEWS = {
 }  # fmt: skip
 
 
+TITLES = {
+    "#ask?image=3&with=12": r"\S+ \d\.png and \S+ \d\.png · Ask",
+    "#map?split=all": "Map",
+    "#classes?first=cat&second=dog": "cat and dog · Classes",
+    "#scores": "Scores",
+    "#data": "Suspected labels · Data",
+    "#data?kind=outliers": "Outliers · Data",
+    "#data?kind=twins": "Twins · Data",
+    "#data?kind=bad": "Bad images · Data",
+}
+"""What tabs, bookmarks and the history of a browser call the views."""
+
+
 @pytest.fixture
 def address(client, analysed):
     """The server, over a store with an analysis and a map."""
@@ -63,6 +76,8 @@ def test_every_view(page, address, shape, dark):
         assert page.run("return document.documentElement.dataset.theme") == ("light", "dark")[dark]
         assert page.run("return document.documentElement.scrollWidth") <= shape[0], view
         assert page.run("return document.querySelectorAll('h1').length") == 1, view
+        title = f"{TITLES.get(view, 'Ask')} · Alike"
+        assert re.fullmatch(title, page.run("return document.title")), view
         images = "[...document.images].filter((one) => one.complete && !one.naturalWidth).length"
         assert page.run(f"return {images}") == 0, view
         if view.startswith("#data"):
@@ -193,6 +208,63 @@ def test_a_view_whose_script_does_not_arrive_can_be_tried_again(page, address):
         page.block()
     page.run(f"{alert}.querySelector('button').click()")
     page.wait(f"{READY} && document.querySelectorAll('.legend button').length === 3")
+
+
+def test_a_page_that_does_not_arrive_whole_says_so(page, address):
+    try:
+        page.cdp("Network.setCacheDisabled", cacheDisabled=True)
+        page.block("*/static/parts.js")
+        page.go("about:blank")
+        page.go(address)
+        said = page.wait("document.querySelector('#view > [role=alert]')?.innerText")
+        assert said == "The page did not arrive whole. If alike serve still runs, load it again."
+    finally:
+        page.block()
+        page.cdp("Network.setCacheDisabled", cacheDisabled=False)
+
+
+def test_an_image_that_does_not_arrive_is_small_and_says_why(page, address):
+    try:
+        page.block("*/thumbnail*", "*/input*")
+        visit(
+            page,
+            f"{address}#ask?image=3&with=12",
+            "document.querySelector('.pairplace [role=alert]')",
+        )
+        left, top, right, bottom = box_of(page, ".query .nopicture")
+        assert (right - left, bottom - top) == (150, 150)
+        for place in (".query .wrongline", ".pairplace [role=alert]"):
+            said = page.wait(f"document.querySelector({place!r}).innerText")
+            assert "The server does not answer. Is alike serve still running?" in said
+    finally:
+        page.block()
+
+
+STYLES = """
+const [which, name] = arguments;
+return [...document.querySelectorAll(which)].map((one) => getComputedStyle(one)[name]);
+"""
+
+
+def test_the_system_may_set_the_colours_and_the_motion(page, address):
+    """What is chosen is seen, and what a colour means; nothing that waits moves."""
+    try:
+        media = {"forced-colors": "active", "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        page.cdp("Emulation.setEmulatedMedia", features=features)
+        visit(page, f"{address}#ask?image=3", "document.querySelector('.pic.other')")
+        chosen, *others = page.run(STYLES, ".query .choices button", "backgroundColor")
+        assert chosen not in others
+        assert len(set(page.run(STYLES, ".near .dot", "backgroundColor"))) == 2
+        assert len(set(page.run(STYLES, ".pic.same, .pic.other", "borderTopColor"))) == 2
+        assert page.run(STYLES, "html", "scrollBehavior") == ["auto"]
+        # And another tab may set the theme.
+        for theme in ("dark", "light"):
+            chosen = "new StorageEvent('storage', { key: 'theme', newValue: arguments[0] })"
+            page.run(f"dispatchEvent({chosen})", theme)
+            assert page.run("return document.documentElement.dataset.theme") == theme
+    finally:
+        page.cdp("Emulation.setEmulatedMedia", features=[])
 
 
 def test_the_map_lists_what_a_lasso_holds_and_asks_what_is_clicked(page, address, client):
@@ -400,8 +472,10 @@ def test_a_mark_is_a_tag_and_changes_no_label(page, address, place):
     visit(page, f"{address}#data", "document.querySelector('.mark-it')")
     pressed = "document.querySelector('.mark-it').getAttribute('aria-pressed')"
     for number in (1, 0):
-        page.run("document.querySelector('.mark-it').click()")
+        page.run("document.querySelector('.mark-it').focus(); document.activeElement.click()")
         page.wait(f"{pressed} === '{('false', 'true')[number]}'")
+        # A browser takes the keyboard away from a button that cannot be pressed for a moment.
+        page.wait("document.activeElement === document.querySelector('.mark-it')", seconds=9)
         assert read_tags(store)["tag"].tolist() == ["wrong-label"] * number
     assert store.images()["label"].tolist() == labels
 
@@ -775,7 +849,9 @@ def test_tables_of_the_page_alone_are_saved_too(page, two):
     visit(page, f"{address}#scores", "document.querySelector('.tiles')")
     place = "section:has(a[aria-current])"
     head, *rows = csv.reader(io.StringIO(saved(page, place, "CSV")))
-    assert [name.partition(" ")[0] for name in head] == ["Score", "deep", "deep", "wide", "wide"]
+    networks = [name.partition(",")[0] for name in head]
+    deep, wide = "nets.py:deep", "nets.py:wide"
+    assert networks == ["Score", deep, deep, wide, wide]
     scores = analysis.tables["scores"].query("measure == 'gap_cosine'").set_index("score")
     values = {row[0]: row[1:3] for row in rows}
     one = scores.loc["sameness"]

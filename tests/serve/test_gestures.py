@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,7 +17,7 @@ from alike.index.build import build_index
 
 from .browser import missing
 from .conftest import server
-from .visiting import READY, assert_quiet, box_of, paint_of, place_of, visit
+from .visiting import LATE, READY, assert_quiet, box_of, paint_of, place_of, visit
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 ASK = "document.querySelectorAll('.some .pic img').length === 20"
@@ -120,6 +121,24 @@ def mapped(two_networks, tmp_path_factory):
         yield answering, keys
 
 
+def test_a_late_map_joins_no_newer_one(page, mapped):
+    client, (_, second) = mapped
+    visit(page, f"{client.address}/#map?split=all", "document.querySelector('.plane canvas')")
+    page.run(LATE)
+    page.run(
+        "window.late = { [`map?features=${arguments[0]}`]: 700 };"
+        "location.hash = `map?split=all&beside=${arguments[0]}`", second,
+    )  # fmt: skip
+    page.wait("document.querySelector('.maps[aria-busy]')")
+    page.run("location.hash = 'map?split=all'")
+    page.wait(f"{READY} && document.querySelector('.plane canvas')")
+    time.sleep(1)
+    key = "new KeyboardEvent('keydown', { key: '+', cancelable: true })"
+    page.run(f"document.querySelector('.plane canvas').dispatchEvent({key})")
+    view = "new URLSearchParams(location.hash.split('?')[1]).get('view')"
+    assert len(page.wait(view, seconds=9).split(",")) == 3
+
+
 @pytest.mark.parametrize("prefix", ["", "copy/"], ids=["one store", "across stores"])
 def test_two_maps_are_linked(page, mapped, prefix):
     client, (first, second) = mapped
@@ -129,7 +148,7 @@ def test_two_maps_are_linked(page, mapped, prefix):
     titles = page.run(
         "return [...document.querySelectorAll('.mapfigure h2')].map((one) => one.innerText)"
     )
-    assert [one.partition(" · ")[0].split()[-1] for one in titles] == ["deep", "wide"]
+    assert [re.search(r"nets.py:(\w+), ", one)[1] for one in titles] == ["deep", "wide"]
     assert all("random weights of seed 0" in one for one in titles)
     own = client.json(f"/api/v1/map?split=all&features={first}")
     other = client.json(f"/api/v1/map?split=all&features={second}")

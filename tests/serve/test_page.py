@@ -36,6 +36,8 @@ def test_the_set(client, index):
     assert told["images"] == 20
     assert told["classes"] == {"cat": 8, "dog": 8, "Käfer": 4}
     assert told["maps"]
+    assert told["title"] == told["extractions"][0]["title"]
+    assert told["title"] == "nets.py:small, random weights of seed 0"
 
 
 @pytest.mark.parametrize("relation", ["any", "same", "other"])

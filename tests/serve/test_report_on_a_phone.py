@@ -76,6 +76,16 @@ def test_nothing_runs_out_of_its_card(page, request, which, width, dark):
     # Nor does the name of a class in a heading, however long.
     page.run("document.querySelectorAll('h2, h3').forEach((one) => one.append('L'.repeat(200)));")
     assert page.run("return document.documentElement.scrollWidth") <= width
+    # Paper is white, and narrower; nothing of it stays on the screen.
+    width_of = "Math.round(document.querySelector('#ladder svg').getBoundingClientRect().width)"
+    theme, wide = "document.documentElement.dataset.theme", page.run(f"return {width_of}")
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    assert page.run(f"return [{theme}, {width_of}]") == ["light", min(wide, 640)]
+    page.run("dispatchEvent(new Event('afterprint'))")
+    page.wait(f"{width_of} === {wide}", seconds=9)
+    assert page.run(f"return {theme}") == ("light", "dark")[dark]
+    # A picture that was not seen yet is printed too.
+    assert page.run("return document.querySelectorAll('img[loading=lazy]').length") == 0
     # What is too wide would be found.
     page.run("document.querySelector('#ladder svg').style.width = '3000px'")
     assert page.run(OUTSIDE) != []

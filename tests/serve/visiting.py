@@ -17,6 +17,19 @@ READY = "document.querySelector('.view') && !document.querySelector('[aria-busy]
 """A view is there, and nothing in it is waited for."""
 
 
+LATE = """
+const real = window.fetch;
+window.late = {};
+window.fetch = async (url, options) => {
+  for (const [part, wait] of Object.entries(window.late)) {
+    if (String(url).includes(part)) await new Promise((good) => setTimeout(good, wait));
+  }
+  return real(url, options);
+};
+"""
+"""Holds back answers whose address has a part, for milliseconds."""
+
+
 def visit(page, address, ready):
     """Load a view anew, and wait until it is there."""
     page.go("about:blank")
