@@ -36,6 +36,8 @@ Floats = NDArray[np.float64]
 THREE = 1.4
 """Growth of the influence of an image's same pairs in a class of three. Three pairs cannot say how
 much of their variance is of images (right: 2) and how much of pairs (right: 1): in between."""
+NOTHING_LEFT = 1e-9
+"""Share of the weight of all classes below which what is left without one is rounding."""
 WINDOW = 0.1
 """Share of the errors at a threshold that the densities there are measured on."""
 
@@ -292,8 +294,8 @@ def pair_influence(
         h = same_total / np.maximum(here * (n - 1), 1)
         weight = g * (g.sum() - g) / norm
         all_same, all_across = float(same_weight @ h), float(row.sum() / 2)
-        less_same = (all_same - same_weight * h) / np.maximum(1 - same_weight, 1e-300)
-        less_across = (all_across - row) / np.maximum(1 - weight, 1e-300)
+        less_same = _without(all_same - same_weight * h, 1 - same_weight)
+        less_across = _without(all_across - row, 1 - weight)
         moved[big] = -(less_same + less_across)[a]
         moved[big] -= moved[big].mean()
     alone = np.bincount(stratum, minlength=classes + 1)[:classes]
@@ -301,6 +303,15 @@ def pair_influence(
     if (here == n).all():
         twice[:classes] = _twice(sums, t, n, same_weight, g) * (alone >= WHOLE * n)
     return Influence(moved, stratum, twice)
+
+
+def _without(rest: Floats, weight: Floats) -> Floats:
+    """A mean (C,) without each class, from the sum and the weight that are left.
+
+    0 where nothing is: both are rounding then.
+    """
+    some = weight > NOTHING_LEFT
+    return np.divide(rest, weight, out=np.zeros(len(rest)), where=some)
 
 
 def _of_left_out(

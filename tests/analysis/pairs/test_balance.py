@@ -159,3 +159,18 @@ def test_ranges_of_classes_hold_each_class_once(monkeypatch):
     monkeypatch.setattr(influence, "COLUMNS", 70)
     starts = np.cumsum([0, 90, 3, 40, 1, 60, 0, 5, 70, 71, 2])
     assert influence._class_ranges(starts) == [(0, 1), (1, 4), (4, 7), (7, 8), (8, 9), (9, 10)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_one_of_two_classes_nothing_is_left_and_nothing_overflows():
+    """Where each of two classes is copies of one image, no weight is left without one of them."""
+    for seed in range(5):
+        x, codes = uneven((8, 2), seed=seed)
+        images = evaluation_set_of(np.arange(10), [f"{code}" for code in codes])
+        held, units = held_vectors(x, "euclidean"), units_of(images, images.codes)
+        spreads = pair_spreads([(held, count_pairs(held, images))], images, units)
+        variances = [of.variance for of in spreads.sides[0].values()]
+        assert np.isfinite(variances).all()
+        assert max(variances) < 1.0
+        low, high = spreads.interval("auc", 0.75)
+        assert high - low > 0.5
