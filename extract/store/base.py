@@ -196,6 +196,7 @@ class StoreBase:
                 continue
             except StoreDamaged as error:
                 self.files.remove(name)
+                self._remember(name)
                 faults.append(f"{name} ({error.fault})")
                 note(self.files, Event("damaged", "", f"{name}: {error.fault}"))
         self._sides_read = None
@@ -275,7 +276,8 @@ class StoreBase:
         with self.brief_lock("sides"):
             table, attrs = self._sides_table()
             # Images whose last twin was forgotten stay where they stood with it.
-            apart = np.array(attrs.get("alone", []), np.int64) if attrs else self._trained_apart()
+            lost = not attrs and self.is_lost(SIDES_TABLE)
+            apart = self._trained_apart() if lost else np.array(attrs.get("alone", []), np.int64)
             single = np.setdiff1d(apart, members["row"])
             members = pd.concat([members, pd.DataFrame({"row": single, "component": single})])
             members = members.sort_values("row").reset_index(drop=True)

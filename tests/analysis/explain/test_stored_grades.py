@@ -30,6 +30,7 @@ from alike.analysis.report.subject import Subject
 from alike.analysis.similarity import network_pairs
 from alike.extract.command import command_of
 from alike.extract.errors import BadInput
+from alike.extract.identity import network_titles
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network
 from alike.extract.pipeline import extract
@@ -186,7 +187,8 @@ def test_what_is_older_than_the_features_says_so(place):
     assert shown.count(f"{CHANGED}: the next run draws it again") == 1
     compare = command_of("compare", features.store, "", "--all", "--measure", "gap_cosine")
     says = networks_section(subject, features.store)
-    assert f"These changed since: {first}. Run <code>{compare} --split all</code> again." in says
+    title = network_titles({key: place.features(key).attrs for key in (first, second)})[first]
+    assert f"These changed since: {title}. Run <code>{compare} --split all</code> again." in says
     assert f"Beware: images, their labels or sides, or taps of {first} came" in (
         top(subject, {}, features.store)
     )
