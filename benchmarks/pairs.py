@@ -5,7 +5,8 @@ the machine the second is the one to read.
 
 python -m benchmarks.pairs                 all, about three minutes on two cores
 python -m benchmarks.pairs histograms      one of: histograms, bfloat16, sklearn, dask, moments,
-                                           neighbours, classes, influence, crowded
+                                           neighbours, large_classes, classes, influence,
+                                           crowded
 """
 
 import argparse
@@ -252,6 +253,17 @@ def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
     )
 
 
+def large_classes() -> None:
+    """Neighbours and MAP@R where lists hold a tenth of all images, or half of them."""
+    for n, n_classes in ((10_000, 10), (5_000, 2)):
+        vectors, images = features(n, 64, n_classes)
+        took, _ = best(lambda v=vectors, of=images: nearest(
+            v, of, 10, units=units_of(of), map_blocks=here("neighbours")
+        ))  # fmt: skip
+        print(f"large classes N={n} D=64 C={n_classes}: {took.wall:.2f} s, "
+              f"{took.cpu / n**2 * 1e9:.1f} CPU ns a pair")  # fmt: skip
+
+
 def classes(n: int = 50_000, dim: int = 512) -> None:
     """A thousand classes: rate and stated memory."""
     print(f"memory of the counts for 1,000 classes: "
@@ -301,7 +313,10 @@ def warm() -> None:
     count_pairs(*features(2000, 8, 200))
 
 
-PARTS = (histograms, bfloat16, sklearn, dask, moments, neighbours, classes, influence, crowded)
+PARTS = (
+    histograms, bfloat16, sklearn, dask, moments, neighbours, large_classes, classes, influence,
+    crowded,
+)  # fmt: skip
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -313,5 +328,5 @@ if __name__ == "__main__":
     warm()
     for part in PARTS:
         if not wanted or part.__name__ in wanted:
-            part(asked.n) if asked.n else part()
+            part(asked.n) if asked.n and part is not large_classes else part()
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
