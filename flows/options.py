@@ -3,7 +3,7 @@
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,26 @@ class Split(StrEnum):
         """As `Features.table` takes it: None for all images."""
         return None if self is Split.ALL else self.value
 
+
+def path_of(text: str) -> Path:
+    """A path as it is given; an empty one, as of a variable that is not set, would be this folder.
+
+    Raises:
+        typer.BadParameter: it is empty, or names a user who is not there.
+    """
+    from alike.extract.errors import BadInput
+    from alike.extract.places import expanded
+
+    if not text.strip():
+        raise typer.BadParameter("an empty name: name a file or folder; `.` is the folder here")
+    try:
+        return expanded(text)
+    except BadInput as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+PATH: dict[str, Any] = {"parser": path_of, "metavar": "<path>"}
+"""What every option and argument takes that is a path."""
 
 StoreOption = Annotated[
     str, typer.Option("--store", help="Store of the features: a folder or a URL.")
@@ -122,7 +142,7 @@ WeightsPrefixOption = Annotated[
 ]
 HumanOption = Annotated[
     Path | None,
-    typer.Option(help="File of what people said: votes, triplets or dissimilarities."),
+    typer.Option(**PATH, help="File of what people said: votes, triplets or dissimilarities."),
 ]
 WhereOption = Annotated[
     str | None, typer.Option("--where", help="Only these images: subset=val or label=cat,dog.")

@@ -74,7 +74,13 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
     # Prefect makes only the last folder of this path itself, and then waits for ever.
     home = Path(os.environ["PREFECT_HOME"])
     make_output(folder)
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"PREFECT_HOME={home} cannot be made ({error.strerror}): name a folder that can be "
+            "written, or unset the variable"
+        ) from error
     free = shutil.disk_usage(home).free
     if free < LEAST_DISK:
         raise StoreFull(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from alike.extract.errors import BadImage, BadInput
 from alike.extract.progress import Progress, silent
+from alike.extract.replacing import aside
 from alike.extract.row_groups import RowGroups
 from alike.index.encode import BATCH
 from alike.index.filters import Among
@@ -79,14 +80,13 @@ def query_many(
     entries = list(source)
     bad: list[tuple[str, str, str]] = []
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, count = path.with_name(f"{path.name}.partial"), 0
-    try:
-        with RowGroups(aside, schema) as groups, ThreadPoolExecutor(readers) as pool:
+    count = 0
+    with aside(path) as part:
+        with RowGroups(part, schema) as groups, ThreadPoolExecutor(readers) as pool:
             for batch in _read_ahead(pool, source, entries, bad):
                 # one class at a time: the class of an image matters to what may answer it
-                for named, part in itertools.groupby(batch, key=lambda one: one[1] or label):
-                    paths, _, images = zip(*part, strict=True)
+                for named, queries in itertools.groupby(batch, key=lambda one: one[1] or label):
+                    paths, _, images = zip(*queries, strict=True)
                     answer = index.query(images, k, among=among, label=named, rerank=rerank)
                     table = neighbour_table(index, paths, answer)
                     table["number"] += count
@@ -95,9 +95,6 @@ def query_many(
                 progress("neighbours", count + len(bad), len(entries))
         if not count:
             raise BadInput(f"no usable image among {len(entries)} of {source.spec}")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return ManyReport(path, count, pd.DataFrame(bad, columns=["path", "state", "reason"]))
 
 

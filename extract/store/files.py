@@ -350,7 +350,13 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         if folder.parent != folder:
             _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except (FileNotFoundError, FileExistsError) as error:
+            # Folders of the system hold none of ours, and a link to nothing is no folder.
+            raise BadInput(
+                f"{folder} cannot be made ({error.strerror}): name another place"
+            ) from error
         _sync_folder(folder.parent)
 
 

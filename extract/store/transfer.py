@@ -1,6 +1,5 @@
 """A whole group out of a store into one file, and back into any store, losing nothing."""
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,13 +11,13 @@ from alike.extract.command import command_at, taps_again
 from alike.extract.errors import AlikeError, BadInput, StoreDamaged
 from alike.extract.identity import check_name, check_path, key_fault
 from alike.extract.progress import Progress, silent
-from alike.extract.replacing import check_target
+from alike.extract.replacing import aside, check_target
 from alike.extract.store.arrays import UNIT, ArraySpec, check_free
 from alike.extract.store.commit import ABSENT
 from alike.extract.store.constants import FITTED
 from alike.extract.store.events import Event, note
 from alike.extract.store.features import Features
-from alike.extract.store.files import PARTIAL, disk_errors
+from alike.extract.store.files import disk_errors
 from alike.extract.store.formats.carried import IMAGE_COLUMNS, OPTIONAL, Carried, RowSums
 from alike.extract.store.formats.formats import FORMATS, Format
 from alike.extract.store.layout import check_fits
@@ -44,22 +43,16 @@ def export_group(
         StoreDamaged: a row is not what was recorded.
         StoreFull: no room for the file.
     """
+    check_target(to)
     target = Path(to)
     file_format = _format(target)
     names = list(features.arrays if arrays is None else arrays)
     unknown = sorted(set(names) - set(features.arrays))
     if unknown:
         raise BadInput(f"{features.key} has no {unknown[0]!r}, only {', '.join(features.arrays)}")
-    check_target(target)
     carried = _carry(features, names)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        with disk_errors(str(target.parent)):
-            file_format.write(aside, carried)
-            aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with disk_errors(str(target.parent)), aside(target) as part:
+        file_format.write(part, carried)
     return target
 
 

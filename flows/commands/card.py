@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alike.flows.options import FeaturesOption, JsonOption
+from alike.flows.options import PATH, FeaturesOption, JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
         features: FeaturesOption = None,
         to: Annotated[
-            Path, typer.Option(help="Output file; its ending is the format: .json or .html.")
+            Path,
+            typer.Option(**PATH, help="Output file; its ending is the format: .json or .html."),
         ] = Path("card.json"),
         as_json: JsonOption = False,
     ) -> None:
@@ -43,9 +44,7 @@ def register(app: typer.Typer) -> None:
         from alike.extract.store import Store
         from alike.flows.console import print_json
 
-        if to.suffix not in {".json", ".html"}:
-            raise BadInput(f"cannot write a card to {to.name}: expected .json or .html")
-        check_target(to)
+        check_target(to, endings=[".json", ".html"])
         if (place is None) == (store is None):
             raise BadInput("give one store: alike card STORE, or alike card --store STORE")
         opened = Store.open(str(place or store))
@@ -55,7 +54,9 @@ def register(app: typer.Typer) -> None:
         if note:
             raise BadInput(f"{note}; a card of it would not be of this store")
         content = card_of(analysis, chosen)
-        written = manifest_json(content) + "\n" if to.suffix == ".json" else card_page(content)
+        written = (
+            manifest_json(content) + "\n" if to.suffix.lower() == ".json" else card_page(content)
+        )
         with aside(to) as part:
             part.write_text(written, encoding="utf-8")
         if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.commands.run import run_settings
-from alike.flows.options import JsonOption
+from alike.flows.options import PATH, JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    to: Annotated[Path, typer.Option(help="Output folder.")] = Path("alike-demo"),
+    to: Annotated[Path, typer.Option(**PATH, help="Output folder.")] = Path("alike-demo"),
     json: JsonOption = False,
 ) -> None:
     """Try the whole loop on 1,797 real images of digits: no download, no server, no GPU.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from alike.flows.options import (
+    PATH,
     ClusterOption,
     FeaturesOption,
     JsonOption,
@@ -63,9 +64,12 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Class label: show what makes the images like this class."),
         ] = None,
         to: Annotated[
-            Path | None, typer.Option(help="Folder of the pictures. [default: in the store]")
+            Path | None,
+            typer.Option(**PATH, help="Folder of the pictures. [default: in the store]"),
         ] = None,
-        arrays: Annotated[Path | None, typer.Option(help="Write the maps to an .npz file.")] = None,
+        arrays: Annotated[
+            Path | None, typer.Option(**PATH, help="Write the maps to an .npz file.")
+        ] = None,
         every: Annotated[
             bool,
             typer.Option("--all", help="Explain every image of the split, and store the maps."),

@@ -7,6 +7,7 @@ import typer
 
 from alike.flows.log_lines import say
 from alike.flows.options import (
+    PATH,
     FeaturesOption,
     JsonOption,
     Split,
@@ -26,8 +27,9 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             Path,
             typer.Option(
+                **PATH,
                 help="Output file. Its ending is the format: .parquet .csv .h5 .nc .zarr .npz "
-                ".fiftyone.json"
+                ".fiftyone.json",
             ),
         ],
         features: FeaturesOption = None,

@@ -7,6 +7,7 @@ import typer
 
 from alike.flows.log_lines import say
 from alike.flows.options import (
+    PATH,
     ClusterOption,
     FeaturesOption,
     JsonOption,
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Key of an extraction whose map is the start.")
         ] = None,
         to: Annotated[
-            Path | None, typer.Option(help="CSV or Parquet file to write as well.")
+            Path | None, typer.Option(**PATH, help="CSV or Parquet file to write as well.")
         ] = None,
         cluster: ClusterOption = None,
         as_json: JsonOption = False,
@@ -54,16 +55,13 @@ def register(app: typer.Typer) -> None:
         """
         from alike.analysis.export import Result
         from alike.analysis.maps import FEWEST, MapSettings, make_map, perplexity_of
-        from alike.extract.errors import BadInput
         from alike.extract.replacing import aside, check_target
         from alike.extract.store import Store
         from alike.flows.cluster import cluster_jobs, row_mapper
         from alike.flows.console import print_json, progress_bars
 
-        if to is not None and to.suffix not in {".csv", ".parquet"}:
-            raise BadInput(f"cannot write a map to {to.name}: expected .csv or .parquet.")
         if to is not None:
-            check_target(to)
+            check_target(to, endings=[".csv", ".parquet"])
         opened = Store.open(store)
         chosen = opened.features(features).only(where)
         settings = MapSettings(measure, split.value, perplexity, sample, seed)
@@ -88,7 +86,7 @@ def register(app: typer.Typer) -> None:
         if to is not None:
             result = Result("map", table, {}, {"key": chosen.key, **table.attrs})
             with aside(to) as part:
-                result.to_csv(part) if to.suffix == ".csv" else result.to_parquet(part)
+                result.to_csv(part) if to.suffix.lower() == ".csv" else result.to_parquet(part)
         shown = {"key": chosen.key, "images": len(table), **table.attrs}
         if as_json:
             print_json(shown)

@@ -6,7 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from alike.flows.log_lines import say
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption, TrustOption, WhereOption
+from alike.flows.options import (
+    PATH,
+    FeaturesOption,
+    JsonOption,
+    StoreOption,
+    TrustOption,
+    WhereOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +48,10 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Compare feature maps part by part: chamfer or sinkhorn.")
         ] = None,
         contact_sheet: Annotated[
-            Path | None, typer.Option(help="Write a PNG with queries and neighbours.")
+            Path | None, typer.Option(**PATH, help="Write a PNG with queries and neighbours.")
         ] = None,
         to: Annotated[
-            Path | None, typer.Option(help="Write a Parquet file, for a folder of queries.")
+            Path | None, typer.Option(**PATH, help="Write a Parquet file, for a folder of queries.")
         ] = None,
         trust: TrustOption = False,
         as_json: JsonOption = False,

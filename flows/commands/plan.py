@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alike.flows.options import JsonOption
+from alike.flows.options import JsonOption, path_of
 
 if TYPE_CHECKING:
     from alike.flows.planning import Plan
@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
+    settings: Annotated[
+        Path, typer.Argument(parser=path_of, help="Settings file, such as pipeline.toml.")
+    ],
     images: Annotated[
         str | None,
         typer.Option(help="Number of images, such as 100e6. [default: as many as there are]"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.log_lines import say
-from alike.flows.options import FeaturesOption, JsonOption, StoreOption
+from alike.flows.options import PATH, FeaturesOption, JsonOption, StoreOption
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
         after: Annotated[
             str | None, typer.Option(help="Key of a second extraction to compare.")
         ] = None,
-        to: Annotated[Path, typer.Option(help="Output file.")] = Path("report.html"),
+        to: Annotated[Path, typer.Option(**PATH, help="Output file.")] = Path("report.html"),
         title: Annotated[str, typer.Option(help="Title of the report.")] = "",
         maps: Annotated[bool, typer.Option(help="Show the map of the images.")] = True,
         thumbnails: Annotated[bool, typer.Option(help="Show the images.")] = True,

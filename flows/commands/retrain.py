@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alike.flows.options import (
+    PATH,
     ClassesOption,
     CropOption,
     FeaturesOption,
@@ -34,7 +35,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command("retrain")
     def retrain_(
-        to: Annotated[Path, typer.Option(help="Output folder of weights, log and decisions.")],
+        to: Annotated[
+            Path, typer.Option(**PATH, help="Output folder of weights, log and decisions.")
+        ],
         store: Annotated[
             str | None, typer.Option(help="Store whose network, images and train split are used.")
         ] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alike.flows.log_lines import say
-from alike.flows.options import JsonOption, RehashOption
+from alike.flows.options import JsonOption, RehashOption, path_of
 
 if TYPE_CHECKING:
     from alike.flows.finished import Finished
@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
+    settings: Annotated[
+        Path, typer.Argument(parser=path_of, help="Settings file, such as pipeline.toml.")
+    ],
     rehash: RehashOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from alike.flows.console import print_json, print_table
+from alike.flows.options import PATH
 
 Place = Annotated[str, typer.Argument(help="Settings file (.toml), or a store.")]
 Run = Annotated[
@@ -156,7 +157,9 @@ def _print_rows(rows: list[tuple[Any, ...]], columns: list[str]) -> None:
 
 def plot(
     place: Place,
-    to: Annotated[str, typer.Option("--to", help="HTML file to write.")] = "runs.html",
+    to: Annotated[Path, typer.Option("--to", **PATH, help="HTML file to write.")] = Path(
+        "runs.html"
+    ),
     json: Json = False,
 ) -> None:
     """Write a figure of the scores, the images and the share of bad ones over all good runs.
@@ -177,19 +180,18 @@ def plot(
     records = [one for one in History(store_of(place)).records() if one.good]
     if not records:
         raise BadInput(f"{place} has no good run yet: run `alike run` first")
-    target = Path(to)
-    check_target(target, endings=HTML)
+    check_target(to, endings=HTML)
     runs = [asdict(one) for one in records]
     figures = {"": over_time(series_table(runs))}
     for label in records[-1].others:
         figures[label] = over_time(series_table(runs_of(runs, label)))
-    with aside(target) as part:
+    with aside(to) as part:
         part.write_text(_page(figures), encoding="utf-8")
     if json:
         networks = list(records[-1].others)
-        print_json({"file": str(target), "runs": len(records), "further_networks": networks})
+        print_json({"file": str(to), "runs": len(records), "further_networks": networks})
     else:
-        sys.stdout.write(f"{target}: {len(records)} runs\n")
+        sys.stdout.write(f"{to}: {len(records)} runs\n")
 
 
 def _page(figures: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from alike.flows.options import path_of
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -12,7 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def schedule(
-    settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
+    settings: Annotated[
+        Path, typer.Argument(parser=path_of, help="Settings file, such as pipeline.toml.")
+    ],
     cron: Annotated[str, typer.Option(help="When to run: minute hour day month weekday.")],
     timezone: Annotated[
         str | None,

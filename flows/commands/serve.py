@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alike.flows.log_lines import say
-from alike.flows.options import TrustOption
+from alike.flows.options import PATH, TrustOption
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
@@ -63,7 +63,9 @@ def serve(
     ] = "",
     thumbnails: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps thumbnails. [default: ~/.cache/alike/thumbnails]"),
+        typer.Option(
+            **PATH, help="Folder that keeps thumbnails. [default: ~/.cache/alike/thumbnails]"
+        ),
     ] = None,
     trust: TrustOption = False,
 ) -> None:

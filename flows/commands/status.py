@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from alike.flows.log_lines import say
-from alike.flows.options import JsonOption
+from alike.flows.options import JsonOption, path_of
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    settings: Annotated[Path, typer.Argument(help="Settings file, such as pipeline.toml.")],
+    settings: Annotated[
+        Path, typer.Argument(parser=path_of, help="Settings file, such as pipeline.toml.")
+    ],
     notify: Annotated[
         bool,
         typer.Option("--notify", help="Raise alarms and deliver them, as a run does at its end."),

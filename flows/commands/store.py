@@ -1,13 +1,14 @@
 """`alike store …`: is it whole, what is in it, clean it up, upgrade it, move a group."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alike.flows.console import print_json, print_table, progress_bars
 from alike.flows.log_lines import say
-from alike.flows.options import StoreOption
+from alike.flows.options import PATH, StoreOption
 
 Url = Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://bucket/place.")]
 Key = Annotated[str | None, typer.Option("--features", help="Key of an extraction. [default: all]")]
@@ -296,8 +297,10 @@ def upgrade(
 def export(
     url: Url,
     to: Annotated[
-        str,
-        typer.Option("--to", help="Output file. Its ending is the format: .h5 .npz .parquet .nc"),
+        Path,
+        typer.Option(
+            "--to", **PATH, help="Output file. Its ending is the format: .h5 .npz .parquet .nc"
+        ),
     ],
     key: Key = None,
     array: Annotated[

@@ -48,6 +48,11 @@ def register(app: typer.Typer) -> None:
         from alike.flows.cluster import cluster_jobs
         from alike.flows.console import print_json, print_table, progress_bars
 
+        for option, value in (("--cluster", cluster), ("--threads", threads)):
+            if value is not None and not search:
+                raise BadInput(
+                    f"{option} {value} is for the search of twins: leave it or --no-search out"
+                )
         opened = Store.open(store)
         cores = threads or usable_cores()
         if search:

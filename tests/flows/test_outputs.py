@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from changing_set import RIGHT, Place, without_prefect
 
 from alike.analysis import analyse as analysing
 from alike.extract.errors import BadInput
-from alike.extract.replacing import check_target
+from alike.extract.replacing import aside, check_target
+from alike.extract.store.files import LocalFiles
 from alike.flows import cli
 from alike.flows import run as whole_run
 from alike.flows.cli import main
@@ -223,3 +225,39 @@ def test_outputs_in_the_folder_of_the_images_change_nothing(tmp_path, monkeypatc
     assert tables.keys() == fresh.keys() >= {"scores", "neighbours"}
     for name, table in fresh.items():
         pd.testing.assert_frame_equal(tables[name], table, rtol=0, atol=0, obj=name)
+
+
+@pytest.mark.quick
+def test_places_that_the_system_does_not_give_links_to_nothing_and_urls_are_no_targets(tmp_path):
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for target, reason in (
+        ("/proc/x/y.json", "/proc cannot be written"),
+        (tmp_path / "gone" / "y.json", "is a link to nothing"),
+        ("s3://bucket/y.json", "is a URL"),
+    ):
+        with pytest.raises(BadInput, match=reason):
+            check_target(target)
+    with aside(tmp_path / f"{'n' * 250}.txt") as part:
+        part.touch()
+    assert (tmp_path / f"{'n' * 250}.txt").exists()
+    with pytest.raises(BadInput, match="cannot be made"):
+        LocalFiles(Path("/proc/x/store")).write("store.json", b"")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("demo", "--to", ""), "'--to': an empty name"),
+        (("run", ""), "an empty name"),
+        (("runs", "plot", "x", "--to", ""), "'--to': an empty name"),
+        (("retrain", "--to", ""), "'--to': an empty name"),
+        (("twins", "--store", "x", "--no-search", "--cluster", "2"), "--cluster 2 is for"),
+    ],
+)
+def test_an_empty_name_and_an_option_without_effect_are_refused(command, line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alike", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n"), line in said) == (2, 1, True), said
