@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alike.analysis.blocks import Jobs, held_vectors
-from alike.analysis.blocks import checkpoint
+from alike.analysis.blocks import Jobs, checkpoint, held_vectors
 from alike.analysis.blocks import vectors as vectors_module
 from alike.analysis.blocks.checkpoint import remembering
 from alike.analysis.neighbours import counted_lists, gathered, gathers, listing, nearest
