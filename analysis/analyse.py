@@ -40,7 +40,7 @@ from alike.analysis.data_limits import (
     suspects,
 )
 from alike.analysis.layers import layer_profile
-from alike.analysis.neighbours import Changes, Links, linked_units, nearest
+from alike.analysis.neighbours import Changes, Links, Lists, linked_units, nearest
 from alike.analysis.outlook import Load, most_images, outlook
 from alike.analysis.pairs import (
     BINS,
@@ -76,9 +76,9 @@ if TYPE_CHECKING:
 HEADLINE = "gap_cosine"
 BUDGET = 1e14
 RUNS = "runs/analyse"
-VERSION = 14
+VERSION = 15
 """Of the blocks, their answers and the tables: another number makes unfinished runs start again."""
-ANSWERS = (Moments, ClassGeometry, Totals, Changes)
+ANSWERS = (Moments, ClassGeometry, Totals, Changes, Lists)
 """The dataclasses that blocks answer with."""
 UNTRAINED = "untrained_gap_cosine"
 DEFAULT_MEASURES = (
@@ -333,7 +333,9 @@ class Planned:
     def load(self) -> Load:
         """How many pairs it evaluates."""
         n = len(self.images)
-        return Load(n, self.source.dim, self.images.sampled_from or n)
+        of = self.images.sampled_from or n
+        largest = round(int(self.images.counts.max()) * of / n)
+        return Load(n, self.source.dim, of, largest=largest)
 
     def within(self, settings: AnalysisSettings) -> "Planned":
         """The same on as many images as the budget allows, 1,000 at least."""
@@ -444,6 +446,7 @@ class Work:
             planned.name, source.load(0 if self.jobs.remote else MEMORY), planned.images, stage,
             seed=settings.seed, intervals=settings.bootstrap > 0, bins=settings.bins,
             precision=settings.precision, note=planned.note, copies=unit,
+            one_pass=not self.jobs.remote,
         )  # fmt: skip
         if time.monotonic() - started >= checkpoint.EVERY:
             keep_tables(store, folder, tables)

@@ -19,14 +19,16 @@ from alike.analysis.blocks import (
     held_vectors,
     one_thread_each,
 )
+from alike.analysis.neighbours import one_pass_pays
 from alike.analysis.pairs import INFLUENCE_ROWS, TILE, count_slab, measured_bins, plan_layers
 
 LONG = 30.0
 """Seconds from which on an analysis is announced."""
 LONGEST = 8192
 """Numbers of a vector from which on a product takes nearly all of the time."""
-PASSES = 2.7
-"""Work of counting, neighbours, moments and folds, in units of counting all pairs."""
+PASSES, ONE_PASS = 2.7, 1.7
+"""Work of counting, neighbours, moments and folds, in units of counting all pairs; and where
+neighbours are found in the pass that counts."""
 INFLUENCE = 1.5
 """Work of the influences, in the same units. Both measured, see `docs/measured/analysis.md`."""
 SECONDS_AN_IMAGE = 2e-4
@@ -42,12 +44,14 @@ class Load:
         dim: length of a vector.
         of: images before a sample was drawn of them; `n` where none was.
         sides: networks whose pairs are looked up at once.
+        largest: images of the largest class of all; 0: not known, or blocks run elsewhere.
     """
 
     n: int
     dim: int
     of: int
     sides: int = 1
+    largest: int = 0
 
     @property
     def pairs(self) -> int:
@@ -70,7 +74,10 @@ class Load:
 
     def seconds(self, *, intervals: bool) -> float:
         """About how long one thread takes."""
-        passes = PASSES + INFLUENCE * min(1.0, 2 * INFLUENCE_ROWS / self.n) * intervals
+        longest = self.largest * self.n // max(self.of, 1)
+        pays = bool(longest) and one_pass_pays(self.n, self.dim, longest)
+        passes = ONE_PASS if pays else PASSES
+        passes += INFLUENCE * min(1.0, 2 * INFLUENCE_ROWS / self.n) * intervals
         of_pairs = self.pairs * seconds_a_pair(self.dim, self.pairs) * passes
         return (of_pairs + self.n * SECONDS_AN_IMAGE) * self.sides
 

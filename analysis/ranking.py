@@ -80,7 +80,7 @@ OF_PEOPLE = tuple(f"{PEOPLE}{name}" for name in ("all_pairs", "class_pairs", "tr
 """Scores against people, where they were asked."""
 RANKED = (*OF_PAIRS, *PROBES, "accuracy", "nc1", *OF_PEOPLE)
 PLACE = "tables/networks.parquet"
-VERSION = 4
+VERSION = 5
 """Of what `alike compare --all` stores: another one is computed anew by the next run."""
 NO_SPAN = (float("nan"), float("nan"))
 
@@ -377,7 +377,9 @@ def _measured(
     if ready.form == "inner":
         links = copy_links(features, images, memory=memory, map_blocks=stage("near copies"))
     copies = None if links is None else linked_units(images, [links])
-    tables = evaluate_measure(measure, vectors, images, stage, seed=seed, copies=copies)
+    tables = evaluate_measure(
+        measure, vectors, images, stage, seed=seed, copies=copies, one_pass=not jobs.remote
+    )
     rows = tables["scores"]
     of_score = rows.set_index("score")
     scores = {

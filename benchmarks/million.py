@@ -144,7 +144,8 @@ def table(folder: Path, n: int, steps: list[str]) -> dict[str, Took]:
         if name == "analyse":
             evaluated = min(n, most_images(BUDGET, DIM))
             float32, bfloat16 = bare_products(evaluated)
-            guess = Load(evaluated, DIM, n).seconds(intervals=True) / usable_cores()
+            load = Load(evaluated, DIM, n, largest=n // CLASSES)
+            guess = load.seconds(intervals=True) / usable_cores()
             print(
                 f"{n:>9,} bare products of the {evaluated:,} images: {float32:.1f} s in float32, "
                 f"{bfloat16:.1f} s in bfloat16; the analysis takes "

@@ -4,7 +4,7 @@ numpy's OpenBLAS is always there. Torch brings oneDNN, which on some processors 
 float32 (a 2026 AMD EPYC: 230 against 117 million pairs of 512 numbers a second and core, because
 OpenBLAS and MKL choose AVX2 kernels there), and which multiplies bfloat16 twice as fast again.
 Which one is taken is measured once a process and length of vector, and only for work that is worth
-the import of torch.
+the import of torch: how much work there is decides, never what the process did before.
 """
 
 import sys
@@ -27,10 +27,10 @@ BRING_BLAS = ("scipy.linalg", "torch", "faiss")
 """Modules that load a BLAS of their own."""
 
 WORTH = 2e11
-"""Multiplications below which OpenBLAS is taken unmeasured if torch is not loaded yet: its import
-takes two seconds. The rooms of pairs do not load it; what embeds features may."""
+"""Multiplications from which on products of bfloat16 may tell who is near."""
 WORTH_MEASURING = 1e10
-"""The same if torch is loaded already."""
+"""Multiplications below which OpenBLAS is taken unmeasured. Not whether torch is loaded already:
+numbers would have other last digits after an extraction than without."""
 
 
 def _as_it_is(z: Matrix) -> Any:
@@ -135,7 +135,7 @@ def best_product(dim: int, work: float, precision: Precision = "float32") -> Pro
     """
     if precision == "bfloat16":
         return by_bfloat16
-    if work < (WORTH_MEASURING if "torch" in sys.modules else WORTH):
+    if work < WORTH_MEASURING:
         return by_numpy
     with one_thread_each():
         return _fastest(dim)

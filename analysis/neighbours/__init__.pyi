@@ -1,10 +1,15 @@
 from .copies import Links as Links
 from .copies import copies_note as copies_note
 from .copies import linked_units as linked_units
+from .gathered import counted_lists as counted_lists
+from .gathered import gathers as gathers
+from .gathered import one_pass_pays as one_pass_pays
 from .influence import SCORES as SCORES
 from .influence import Changes as Changes
 from .influence import score_spread as score_spread
+from .lists import Lists as Lists
 from .lists import Nearest as Nearest
 from .lists import hub_skew as hub_skew
+from .lists import listing as listing
 from .lists import nearest as nearest
 from .lists import two_nn as two_nn

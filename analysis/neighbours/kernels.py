@@ -321,3 +321,166 @@ def bring_in_order(keys: NDArray[np.float64], places: NDArray[np.int64]) -> NDAr
                 left[i] = True
                 break
     return left
+
+
+@compiled
+def pick(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    row_low: int,
+    col_low: int,
+    row_first: int,
+    col_first: int,
+    first: int,
+    row_limits: NDArray[np.float32],
+    col_limits: NDArray[np.float32],
+    begin: int,
+    row_near: NDArray[np.uint64],
+    row_line: NDArray[np.uint16],
+    row_count: int,
+    col_near: NDArray[np.uint64],
+    col_line: NDArray[np.uint16],
+    col_count: int,
+    room: Keys,
+) -> tuple[int, int, int]:
+    """Keep the pairs of a tile that are within the limit of the row, and of the column.
+
+    Args:
+        product: see `offer`, as for the next two.
+        row_b: (m,).
+        col_b: (n,).
+        row_low: position of the first row of the slab; `col_low` of its first column.
+        col_low: likewise.
+        row_first: place of row 0 in the slab; `col_first` of column 0.
+        col_first: likewise.
+        first: row i is paired with the columns from max(0, i + first) on.
+        row_limits: (m,) largest key that is kept of each row.
+        col_limits: (n or more,) of each column; -1 beyond n, up to whole chunks.
+        begin: the row to begin with.
+        row_near: candidates of the rows are written from `row_count` on; `row_line` whose each is.
+        row_line: likewise.
+        row_count: likewise.
+        col_near: the same of the columns, as for the next two.
+        col_line: likewise.
+        col_count: likewise.
+        room: scratch of n or more.
+
+    Returns:
+        The row before which there was no more room, m if there was enough; and both new counts.
+    """
+    keys, bits = room
+    m, n = product.shape
+    chunks = (n + CHUNK - 1) // CHUNK
+    for i in range(begin, m):
+        start = max(0, i + first)
+        if start >= n:
+            return m, row_count, col_count
+        if row_count + n > len(row_near) or col_count + n > len(col_near):
+            return i, row_count, col_count
+        b, limit = row_b[i], row_limits[i]
+        for j in range(n):
+            keys[j] = max(b + col_b[j] - product[i, j], _ZERO)
+        for j in range(chunks * CHUNK - n):
+            keys[n + j] = LARGEST
+        row_at, line = np.uint64(row_low + row_first + i), np.uint16(row_first + i)
+        for chunk in range(start // CHUNK, chunks):
+            # See `offer`.
+            within = 0
+            for j in range(CHUNK):
+                within += keys[chunk * CHUNK + j] <= max(limit, col_limits[chunk * CHUNK + j])
+            if within == 0:
+                continue
+            for j in range(max(start, chunk * CHUNK), min(chunk * CHUNK + CHUNK, n)):
+                entry = np.uint64(bits[j]) << _SHIFT
+                if keys[j] <= limit:
+                    row_near[row_count] = entry | np.uint64(col_low + col_first + j)
+                    row_line[row_count] = line
+                    row_count += 1
+                if keys[j] <= col_limits[j]:
+                    col_near[col_count] = entry | row_at
+                    col_line[col_count] = np.uint16(col_first + j)
+                    col_count += 1
+    return m, row_count, col_count
+
+
+@compiled
+def farthest(
+    product: NDArray[np.float32],
+    row_b: NDArray[np.float32],
+    col_b: NDArray[np.float32],
+    row_at: int,
+    col_at: int,
+    first: int,
+    own: NDArray[np.int64],
+    row_kin: NDArray[np.uint64],
+    col_kin: NDArray[np.uint64],
+) -> None:
+    """Find the farthest pairs of one class in a tile.
+
+    Args:
+        product: see `offer`, as for the next two.
+        row_b: (m,).
+        col_b: (n,).
+        row_at: position of row 0; `col_at` of column 0.
+        col_at: likewise.
+        first: see `pick`.
+        own: (m, 2) first and last + 1 position of each row's class.
+        row_kin: (m,) farthest of each row, its position turned round, changed.
+        col_kin: (n,) of each column.
+    """
+    m, n = product.shape
+    held = np.empty(1, dtype=np.float32)
+    bits = held.view(np.uint32)
+    turned = np.uint64(0xFFFFFFFF)
+    for i in range(m):
+        begin, end = max(own[i, 0] - col_at, max(0, i + first)), min(own[i, 1] - col_at, n)
+        best = row_kin[i]
+        for j in range(begin, end):
+            held[0] = max(row_b[i] + col_b[j] - product[i, j], _ZERO)
+            entry = np.uint64(bits[0]) << _SHIFT
+            best = max(best, entry | (turned ^ np.uint64(col_at + j)))
+            col_kin[j] = max(col_kin[j], entry | (turned ^ np.uint64(row_at + i)))
+        row_kin[i] = best
+
+
+@compiled
+def scatter(
+    near: NDArray[np.uint64],
+    line: NDArray[np.uint16],
+    ends: NDArray[np.int64],
+    out: NDArray[np.uint64],
+) -> None:
+    """Put candidates where those of their image are; `ends` (m,), where the next goes, moves on."""
+    for e in range(len(near)):
+        at = np.int64(line[e])
+        out[ends[at]] = near[e]
+        ends[at] += 1
+
+
+@compiled
+def nearest_of(
+    near: NDArray[np.uint64], starts: NDArray[np.int64], best: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Choose the k nearest of the candidates of each image.
+
+    Args:
+        near: candidates, image by image; their order changes.
+        starts: (m + 1,) where those of each image begin.
+        best: (m, k) written, ascending.
+
+    Returns:
+        (m,) whether there were k; the others are not written.
+    """
+    m, k = best.shape
+    enough = np.zeros(m, dtype=np.bool_)
+    for i in range(m):
+        some = near[starts[i] : starts[i + 1]]
+        if len(some) < k:
+            continue
+        keep_smallest(some, len(some), k)
+        some = some[:k]
+        some.sort()
+        best[i] = some
+        enough[i] = True
+    return enough

@@ -4,8 +4,8 @@ Leave-one-out: an image is excluded from its own list by its position, never as 
 so duplicates count as what they are. The scores equal pytorch-metric-learning's.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -99,6 +99,67 @@ class Nearest:
         return self.hit_chance
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Which lists are made of which images, panel by panel; see `listing`.
+
+    Attributes:
+        vectors: of the images.
+        images: the evaluation set.
+        k: neighbours to list.
+        units: what `Nearest.changes` leaves out; None: nothing.
+        groups: panels, ranges of positions within one slab; the panels of a group make one part.
+    """
+
+    vectors: Vectors
+    images: EvaluationSet
+    k: int
+    units: UnitLists | None
+    groups: list[list[tuple[int, int]]]
+
+    def width(self, low: int, high: int) -> int:
+        """Neighbours that are kept of each image of a panel."""
+        largest = int(self.images.counts[np.unique(self.images.codes[low:high])].max())
+        return min(_width(self.k, largest, self.units), self.vectors.n - 1)
+
+    def longest(self) -> int:
+        """The most that are kept of any image."""
+        return _width(self.k, int(self.images.counts.max()), self.units)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of the first groups.
+
+    Attributes:
+        panels: columns of `Nearest` of each panel.
+        changes: of these images; None: not asked for.
+        done: groups.
+    """
+
+    panels: list[Any]
+    changes: Changes | None
+    done: int
+
+
+def listing(
+    vectors: Vectors, images: EvaluationSet, k: int = 10, *, units: Units | None = None
+) -> Listing:
+    """What is listed of these images; the arguments are those of `nearest`."""
+    k = min(k, vectors.n - 1)
+    out = None if units is None else unit_lists(images, units)
+    plan = Listing(vectors, images, k, out, [])
+    size = int(np.clip(PANEL_BYTES // (32 * plan.longest()), 16, _most_rows(vectors.n)))
+    # What units do is one array a part: some panels share it.
+    group = 1 if out is None else max(1, TILE // size)
+    for start, stop in blocks(vectors.n, vectors.dim):
+        # Evenly: a short panel reads all others as a long one does.
+        step = -(-(stop - start) // -(-(stop - start) // size))
+        panels = [(low, min(low + step, stop)) for low in range(start, stop, step)]
+        plan.groups.extend(panels[at : at + group] for at in range(0, len(panels), group))
+    return plan
+
+
 def nearest(
     vectors: Vectors,
     images: EvaluationSet,
@@ -106,6 +167,7 @@ def nearest(
     *,
     units: Units | None = None,
     map_blocks: MapBlocks = map,
+    begun: Lists | None = None,
 ) -> Nearest:
     """Neighbours and R-precision of every image, exactly: O(N^2 D) time, O(N k) memory.
 
@@ -118,22 +180,63 @@ def nearest(
         k: neighbours to list.
         units: what `Nearest.changes` leaves out; None: nothing.
         map_blocks: how panels of images are mapped.
+        begun: lists of the first of these images, as `counted_lists` made them.
     """
-    k = min(k, vectors.n - 1)
-    out = None if units is None else unit_lists(images, units)
-    longest = _width(k, int(images.counts.max()), out)
-    size = int(np.clip(PANEL_BYTES // (32 * longest), 16, _most_rows(vectors.n)))
-    panels = [(low, min(low + size, vectors.n)) for low in range(0, vectors.n, size)]
-    # What units do is one array a part: some panels share it.
-    group = 1 if out is None else max(1, TILE // size)
+    plan = listing(vectors, images, k, units=units)
+    done = begun.done if begun is not None else 0
+    if begun is not None and done == len(plan.groups):
+        return joined(begun)
     lists: Nearest = Statistic(
-        items=[panels[at : at + group] for at in range(0, len(panels), group)],
-        chunk=partial(_panels, vectors, images, k, _means(vectors, longest), out),
-        start=partial(_nothing, None if out is None else no_changes(out)),
+        # Also those that are done: what a run that was killed kept says how many of all it had.
+        items=list(enumerate(plan.groups)),
+        chunk=partial(_group, plan, _means(vectors, plan.longest()), done),
+        start=partial(_begun, plan, begun),
         combine=_append,
-        finalize=_concatenate,
+        finalize=joined,
     ).compute(map_blocks)
     return lists
+
+
+def no_lists(plan: Listing) -> Lists:
+    """Of no image yet."""
+    return Lists([], None if plan.units is None else no_changes(plan.units), 0)
+
+
+def _begun(plan: Listing, begun: Lists | None) -> Lists:
+    return no_lists(plan) if begun is None else begun
+
+
+def _group(
+    plan: Listing, means: tuple[Product, bool], done: int, item: tuple[int, list[tuple[int, int]]]
+) -> tuple[int, Any] | None:
+    number, panels = item
+    if number < done:
+        return None
+    return number, group_part(plan, panels, partial(_best, plan.vectors, plan.images, means))
+
+
+def _append(lists: Lists, part: tuple[int, Any] | None) -> Lists:
+    if part is None or part[0] < lists.done:
+        return lists
+    return with_group(lists, part[1])
+
+
+def with_group(lists: Lists, part: tuple[Any, ...]) -> Lists:
+    """With the next group, in place."""
+    columns, *more = part
+    lists.panels.extend(columns)
+    if lists.changes is not None:
+        lists.changes.plus(*more)
+    return replace(lists, done=lists.done + 1)
+
+
+def joined(lists: Lists) -> Nearest:
+    """The lists of all groups as one; their parts go."""
+    columns = [list(column) for column in zip(*lists.panels, strict=True)]
+    # Parts go as they are joined: there are hundreds of bytes an image.
+    lists.panels.clear()
+    whole: Any = [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
+    return Nearest(*[*whole, lists.changes])
 
 
 def _width(k: int, largest: int, units: UnitLists | None) -> int:
@@ -156,65 +259,31 @@ def _means(vectors: Vectors, longest: int) -> tuple[Product, bool]:
     return best_product(vectors.dim, work), coarse
 
 
-def _nothing(changes: Changes | None) -> tuple[list[Any], Changes | None]:
-    return [], changes
+Best = tuple[NDArray[np.uint64], NDArray[np.uint64]]
+"""The `width` nearest (m, width) of some images, ascending, and their farthest kin (m,)."""
+Find = Callable[[int, Places, tuple[NDArray[np.float32], Floats]], Best]
+"""(width, positions (m,), their z and b) to `Best`."""
 
 
-def _append(state: tuple[list[Any], Changes | None], part: tuple[Any, ...]) -> Any:
-    panels, changes = state
-    columns, *more = part
-    panels.extend(columns)
-    if changes is not None:
-        changes = changes.plus(*more)
-    return panels, changes
-
-
-def _concatenate(state: tuple[list[Any], Changes | None]) -> Nearest:
-    panels, changes = state
-    columns = [list(column) for column in zip(*panels, strict=True)]
-    # Parts go as they are joined: there are hundreds of bytes an image.
-    panels.clear()
-    joined: Any = [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
-    return Nearest(*[*joined, changes])
-
-
-def _panels(
-    vectors: Vectors,
-    images: EvaluationSet,
-    k: int,
-    means: tuple[Product, bool],
-    units: UnitLists | None,
-    panels: list[tuple[int, int]],
-) -> tuple[Any, ...]:
-    changes = None if units is None else no_changes(units)
-    lists = tuple(
-        part
-        for low, high in panels
-        for part in _panel(vectors, images, k, means, units, changes, (low, high))
-    )
+def group_part(plan: Listing, panels: list[tuple[int, int]], find: Find) -> tuple[Any, ...]:
+    """The part of a group: columns of `Nearest` of its panels, and what units do there."""
+    changes = None if plan.units is None else no_changes(plan.units)
+    lists = tuple(part for panel in panels for part in _panel(plan, find, changes, panel))
     return (lists,) if changes is None else (lists, changes.total, changes.change, changes.gone)
 
 
 def _panel(
-    vectors: Vectors,
-    images: EvaluationSet,
-    k: int,
-    means: tuple[Product, bool],
-    units: UnitLists | None,
-    changes: Changes | None,
-    panel: tuple[int, int],
+    plan: Listing, find: Find, changes: Changes | None, panel: tuple[int, int]
 ) -> Iterator[tuple[Any, ...]]:
     low, high = panel
-    largest = int(images.counts[np.unique(images.codes[low:high])].max())
-    width = min(_width(k, largest, units), vectors.n - 1)
-    z, b = vectors.block(low, high)
-    best, kin = _best(vectors, images, width, means, np.arange(low, high), (z, b))
+    z, b = plan.vectors.block(low, high)
+    best, kin = find(plan.width(low, high), np.arange(low, high), (z, b))
     # In parts, for some arrays as large as the lists are made of each.
     for first in range(0, high - low, TILE):
         rows = slice(first, first + TILE)
         yield _scored(
-            vectors, images, k, units, changes, low + first, (z[rows], b[rows]), best[rows],
-            kin[rows],
+            plan.vectors, plan.images, plan.k, plan.units, changes, low + first,
+            (z[rows], b[rows]), best[rows], kin[rows],
         )  # fmt: skip
 
 
@@ -232,22 +301,23 @@ def _scored(
     """Columns of `Nearest` of the images from `low` on, whose nearest are the `best`."""
     line = np.arange(len(best))
     codes = images.codes[low : low + len(best)]
-    lists = _remeasured(vectors, block, *_unpack(best))
+    lists = _remeasured(vectors, block, *_unpack(best), k)
     scores = expected_scores(vectors, images, k, low, block, lists)
     # Copies: a view would keep the lists of all the images of a class in memory.
     places, near_keys = (listed[:, :k].copy() for listed in lists)
     if units is not None and changes is not None:
         add_panel(
-            (best & LOW).astype(np.int64), images.codes, units.named, low + line,
+            lists[0], images.codes, units.named, low + line,
             images.counts, units.in_class, units.of_class, units.first, k, units.largest,
             changes.total, changes.change, changes.gone,
         )  # fmt: skip
     of_others = images.codes[lists[0]] != codes[:, None]
     alien_at, alien_key = (listed[line, of_others.argmax(axis=1)] for listed in lists)
-    none = ~of_others.any(axis=1)
-    alien_at[none], alien_key[none] = -1, np.nan
     kin_at, kin_key = _unpack(kin)
-    alone = images.counts[codes] == 1
+    if vectors.form != "inner":
+        alien_key, kin_key = (_keys_anew(vectors, block, line, at) for at in (alien_at, kin_at))
+    none, alone = ~of_others.any(axis=1), images.counts[codes] == 1
+    alien_at[none], alien_key[none] = -1, np.nan
     kin_at[alone], kin_key[alone] = -1, np.nan
     return (
         places, near_keys, scores.r_precision, scores.map_at_r, alien_at, alien_key,
@@ -258,28 +328,33 @@ def _scored(
 def _best(
     vectors: Vectors,
     images: EvaluationSet,
-    width: int,
     means: tuple[Product, bool],
+    width: int,
     at: Places,
     block: tuple[NDArray[np.float32], Floats],
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The `width` nearest (m, width) of the images at `at`, ascending, and farthest kin (m,)."""
+) -> Best:
+    """The nearest of the images at `at`."""
     product, coarse = means
-    (z, b), codes = block, images.codes[at]
-    own = np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
+    (z, b), own = block, own_ranges(images, at)
     if not coarse:
-        return _offered(vectors, product, at, block, own, width, (0, vectors.n))
+        return offered(vectors, product, at, block, own, width, (0, vectors.n))
     best, done = coarse_nearest(vectors, at, z, b, width)
     # Of its own class only, an image has the farthest one.
-    kin = _offered(vectors, product, at, block, own, 0, (int(own.min()), int(own.max())))[1]
+    kin = offered(vectors, product, at, block, own, 0, (int(own.min()), int(own.max())))[1]
     left = np.flatnonzero(~done)
     if len(left):
         block, among = (z[left], b[left]), (0, vectors.n)
-        best[left], _ = _offered(vectors, product, at[left], block, own[left], width, among)
+        best[left], _ = offered(vectors, product, at[left], block, own[left], width, among)
     return best, kin
 
 
-def _offered(
+def own_ranges(images: EvaluationSet, at: Places) -> Places:
+    """First and last + 1 position of the class of each image: (m, 2)."""
+    codes = images.codes[at]
+    return np.stack([images.starts[codes], images.starts[codes + 1]], axis=1)
+
+
+def offered(
     vectors: Vectors,
     product: Product,
     at: Places,
@@ -287,7 +362,7 @@ def _offered(
     own: Places,
     width: int,
     among: tuple[int, int],
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+) -> Best:
     """`_best` by float32 products with the images from and up to some position."""
     if vectors.n < width * MANY and among == (0, vectors.n):
         return _selected(vectors, product, at, block, own, width)
@@ -302,6 +377,8 @@ def _offered(
         others, col_b = product.ready(z_others), b_others.astype(np.float32)
         for first in range(0, stop - start, TILE):
             cols = slice(first, min(first + TILE, stop - start))
+            if start + cols.stop <= among[0] or start + first >= among[1]:
+                continue
             for low in range(0, m, TILE):
                 rows = slice(low, min(low + TILE, m))
                 shape = rows.stop - rows.start, cols.stop - cols.start
@@ -321,8 +398,8 @@ def _selected(
     block: tuple[NDArray[np.float32], Floats],
     own: Places,
     width: int,
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """`_offered` for lists of many of all images: the keys of all at once, and a selection."""
+) -> Best:
+    """`offered` for lists of many of all images: the keys of all at once, and a selection."""
     (z, b), m = block, len(at)
     keys, kin = np.empty((m, vectors.n), dtype=np.float32), np.zeros(m, dtype=np.uint64)
     row_b, scratch = b.astype(np.float32), np.empty(TILE * TILE, dtype=np.float32)
@@ -356,18 +433,24 @@ def _unpack(packed: NDArray[np.uint64]) -> tuple[Places, Floats]:
 
 
 def _remeasured(
-    vectors: Vectors, block: tuple[NDArray[np.float32], Floats], places: Places, keys: Floats
+    vectors: Vectors,
+    block: tuple[NDArray[np.float32], Floats],
+    places: Places,
+    keys: Floats,
+    listed: int = 0,
 ) -> tuple[Places, Floats]:
     """Keys near 0 or near the next key anew from differences of vectors, and all in order again.
 
     A product rounds small keys as it rounds large ones. So copies of an image are at distance 0 of
-    it, and at equal distances of any other image, by which `two_nn` knows them.
+    it, and at equal distances of any other image, by which `two_nn` knows them. The first keys,
+    which are told, are measured anew in any case: they do not depend on how products were made.
 
     Args:
         vectors: all.
         block: z (m, D) and b (m,) of the images that ask.
         places: (m, k) positions of others.
         keys: (m, k) as products gave them, ascending. Both are changed.
+        listed: how many of each row are the first.
     """
     if vectors.form == "inner":
         return places, keys
@@ -375,21 +458,37 @@ def _remeasured(
     size = np.einsum("nd,nd->n", z, z, dtype=np.float64)
     zero = vectors.zeros(size, b)
     keys[zero] = 1.0
-    line, slot = np.nonzero(unsure_keys(keys, size, zero, CLOSE, TIE))
-    step = max(1, DIFFERENCES // vectors.dim)
-    for low in range(0, len(line), step):
-        asking, asked = line[low : low + step], slot[low : low + step]
-        at, which = np.unique(places[asking, asked], return_inverse=True)
-        others, b_others = vectors.rows(at)
-        anew = keys_between(z, asking, others, which)
-        sizes = np.einsum("nd,nd->n", others, others, dtype=np.float64)
-        anew[vectors.zeros(sizes, b_others)[which]] = 1.0
-        keys[asking, asked] = anew
+    unsure = unsure_keys(keys, size, zero, CLOSE, TIE)
+    unsure[:, :listed] = True
+    line, slot = np.nonzero(unsure)
+    keys[line, slot] = _keys_anew(vectors, block, line, places[line, slot])
     moved = np.flatnonzero(bring_in_order(keys, places))
     order = np.lexsort((places[moved], keys[moved]), axis=-1)
     places[moved] = np.take_along_axis(places[moved], order, axis=1)
     keys[moved] = np.take_along_axis(keys[moved], order, axis=1)
     return places, keys
+
+
+def _keys_anew(
+    vectors: Vectors,
+    block: tuple[NDArray[np.float32], Floats],
+    line: NDArray[np.int64],
+    places: NDArray[np.int64],
+) -> Floats:
+    """Keys (n,) of images of the block, by their lines (n,), and others (n,), from differences."""
+    z, b = block
+    zero = vectors.zeros(np.einsum("nd,nd->n", z, z, dtype=np.float64), b)
+    keys = np.empty(len(line))
+    step = max(1, DIFFERENCES // vectors.dim)
+    for low in range(0, len(line), step):
+        asking, asked = line[low : low + step], places[low : low + step]
+        at, which = np.unique(asked, return_inverse=True)
+        others, b_others = vectors.rows(at)
+        anew = keys_between(z, asking, others, which)
+        sizes = np.einsum("nd,nd->n", others, others, dtype=np.float64)
+        anew[vectors.zeros(sizes, b_others)[which] | zero[asking]] = 1.0
+        keys[low : low + step] = anew
+    return keys
 
 
 def hub_skew(places: Places, n: int) -> float:

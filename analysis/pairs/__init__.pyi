@@ -5,12 +5,14 @@ from .bins import Bins as Bins
 from .bins import check_bins as check_bins
 from .bins import measured_bins as measured_bins
 from .bins import plan_layers as plan_layers
+from .counts import Counting as Counting
 from .counts import PairCounts as PairCounts
 from .counts import SlabCounts as SlabCounts
 from .counts import Totals as Totals
 from .counts import balance as balance
 from .counts import count_pairs as count_pairs
 from .counts import count_slab as count_slab
+from .counts import counting as counting
 from .counts import sure_pairs as sure_pairs
 from .curves import auc as auc
 from .folds import Folded as Folded
@@ -39,5 +41,7 @@ from .movements import auc_movements as auc_movements
 from .scores import PairSpreads as PairSpreads
 from .scores import pair_spreads as pair_spreads
 from .scores import spreads_of_matrix as spreads_of_matrix
+from .tiling import Slab as Slab
+from .tiling import Tile as Tile
 from .tiling import slabs as slabs
 from .tiling import tiles as tiles

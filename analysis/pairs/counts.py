@@ -14,7 +14,7 @@ and every pair of classes among the different ones (`Balance`). Where all classe
 these are the plain counts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -194,8 +194,9 @@ def count_slab(
     product: Product,
     listed: NDArray[np.int64] | None,
     slab: Slab,
+    watch: Callable[[Tile], None] | None = None,
 ) -> SlabCounts:
-    """Histograms of one slab; `listed` as in `PairCounts`."""
+    """Histograms of one slab; `listed` as in `PairCounts`, `watch` reads every tile first."""
     (row_low, row_high), (col_low, col_high) = slab
     row_codes, col_codes = images.codes[row_low:row_high], images.codes[col_low:col_high]
     row_classes, row_at = np.unique(row_codes, return_inverse=True)
@@ -219,6 +220,8 @@ def count_slab(
     runs = cache(lambda start: _runs(col_at[start : start + TILE]))
     classes = cache(lambda start: np.unique(row_at[start : start + TILE], return_inverse=True))
     for tile in tiles(vectors, bins, slab, product):
+        if watch is not None:
+            watch(tile)
         edges, cols = runs(tile.cols.start)
         if fine:
             slots = np.arange(n_rows)[:, None] * n_cols + cols[None, :]
@@ -365,6 +368,66 @@ def _finished(
     return replace(out, balanced=counts.total.astype(float)) if weights.equal else out
 
 
+@dataclass(frozen=True)
+class Counting:
+    """How all pairs of some images are counted, slab by slab; see `counting`."""
+
+    vectors: Vectors
+    images: EvaluationSet
+    bins: Bins
+    layers: Layers
+    precision: Precision
+    product: Product
+    listed: NDArray[np.int64] | None
+    weights: Balance
+
+    def slab(self, slab: Slab, watch: Callable[[Tile], None] | None = None) -> SlabCounts:
+        """Counts of one slab."""
+        return count_slab(
+            self.vectors, self.images, self.bins, self.layers, self.product, self.listed, slab,
+            watch,
+        )  # fmt: skip
+
+    def nothing(self) -> Totals:
+        """Counts of no slab yet."""
+        classes = len(self.images.classes)
+        n_pairs = classes * (classes + 1) // 2 if self.listed is None else len(self.listed)
+        return no_totals(self.layers, self.images.counts, n_pairs)
+
+    def add(self, counts: Totals, part: SlabCounts) -> Totals:
+        """With those of one more slab, in place."""
+        return add_slab(self.weights, counts, part)
+
+    def finished(self, counts: Totals, rounding: MapBlocks = map) -> PairCounts:
+        """The counts of all slabs, and how far keys may be off; `rounding` as in `count_pairs`."""
+        vectors = self.vectors
+        out = _finished(self.bins, vectors.form, self.weights, self.listed, counts)
+        if vectors.exactly:
+            turned = 4.0 * UNIT if vectors.form == "cosine" else 0.0
+            smallest = vectors.dim * 2.0**-52 if vectors.form == "inner" else 0.0
+            return replace(out, error=smallest, relative=2.0 * UNIT, turned=turned)
+        return replace(out, error=key_error(vectors, self.bins, self.precision, rounding))
+
+
+def counting(
+    vectors: Vectors,
+    images: EvaluationSet,
+    *,
+    bins: Bins | None = None,
+    precision: Precision = "float32",
+    listed: NDArray[np.int64] | None = None,
+) -> Counting:
+    """How to count all pairs; the arguments are those of `count_pairs`."""
+    bins = measured_bins(vectors, images) if bins is None else bins
+    n_classes = len(images.classes)
+    if listed is None and many(n_classes):
+        listed = np.zeros(0, dtype=np.int64)
+    layers = plan_layers(n_classes, vectors.n, bins.n)
+    product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
+    weights = balance(images.counts)
+    return Counting(vectors, images, bins, layers, precision, product, listed, weights)
+
+
 def count_pairs(
     vectors: Vectors,
     images: EvaluationSet,
@@ -386,26 +449,15 @@ def count_pairs(
         map_blocks: how slabs are mapped; `map` does them here, one after the other.
         rounding: how blocks of images are, for the bound of what coarser products do.
     """
-    bins = measured_bins(vectors, images) if bins is None else bins
-    n_classes = len(images.classes)
-    if listed is None and many(n_classes):
-        listed = np.zeros(0, dtype=np.int64)
-    n_pairs = n_classes * (n_classes + 1) // 2 if listed is None else len(listed)
-    layers = plan_layers(n_classes, vectors.n, bins.n)
-    product = best_product(vectors.dim, vectors.n**2 / 2 * vectors.dim, precision)
-    weights = balance(images.counts)
+    plan = counting(vectors, images, bins=bins, precision=precision, listed=listed)
     counts: PairCounts = Statistic(
         items=slabs(vectors),
-        chunk=partial(count_slab, vectors, images, bins, layers, product, listed),
-        start=partial(no_totals, layers, images.counts, n_pairs),
-        combine=partial(add_slab, weights),
-        finalize=partial(_finished, bins, vectors.form, weights, listed),
+        chunk=plan.slab,
+        start=plan.nothing,
+        combine=plan.add,
+        finalize=partial(plan.finished, rounding=rounding),
     ).compute(map_blocks)
-    if vectors.exactly:
-        turned = 4.0 * UNIT if vectors.form == "cosine" else 0.0
-        smallest = vectors.dim * 2.0**-52 if vectors.form == "inner" else 0.0
-        return replace(counts, error=smallest, relative=2.0 * UNIT, turned=turned)
-    return replace(counts, error=key_error(vectors, bins, precision, rounding))
+    return counts
 
 
 WIDE = 5e-4
@@ -424,6 +476,7 @@ def sure_pairs(
     map_blocks: MapBlocks = map,
     rounding: MapBlocks = map,
     again: MapBlocks = map,
+    counted: PairCounts | None = None,
 ) -> tuple[Vectors, PairCounts]:
     """Count all pairs; again in float64 where float32 leaves the AUC uncertain.
 
@@ -436,11 +489,12 @@ def sure_pairs(
         map_blocks: how slabs are mapped.
         rounding: how blocks of images are.
         again: how slabs are in float64.
+        counted: in float32 already.
 
     Returns:
         The vectors as they were counted, and the counts.
     """
-    counts = count_pairs(
+    counts = counted or count_pairs(
         vectors, images, bins=measured_bins(vectors, images, n_bins), precision=precision,
         listed=listed, map_blocks=map_blocks, rounding=rounding,
     )  # fmt: skip

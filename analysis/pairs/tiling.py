@@ -35,6 +35,7 @@ class Tile:
         row_b: (m,) b in bins, less the first bin.
         col_b: (n,) b in bins.
         cells: of the bins.
+        own_b: (m,) and (n,) b as it is, float64.
     """
 
     product: Entries
@@ -45,6 +46,7 @@ class Tile:
     row_b: NDArray[np.float32]
     col_b: NDArray[np.float32]
     cells: Cells
+    own_b: tuple[NDArray[np.float64], NDArray[np.float64]]
 
     def count(
         self,
@@ -130,7 +132,8 @@ def tiles(vectors: Vectors, bins: Bins, slab: Slab, product: Product = by_numpy)
                 continue
             room = scratch[: len(part) * len(other)].reshape(len(part), len(other))
             out = product.multiply(part, other, room)
-            yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols], bins.cells)
+            own_b = b_rows[rows], b_cols[cols]
+            yield Tile(out, rows, cols, scale, first, row_b[rows], col_b[cols], bins.cells, own_b)
 
 
 def _exact_tiles(vectors: Vectors, bins: Bins, slab: Slab) -> Iterator[Tile]:
@@ -151,6 +154,7 @@ def _exact_tiles(vectors: Vectors, bins: Bins, slab: Slab) -> Iterator[Tile]:
             yield Tile(
                 exact_places(vectors, bins, left, right), rows, cols, one, first,
                 np.zeros(len(left), np.float32), np.zeros(len(right), np.float32), bins.cells,
+                (np.zeros(len(left)), np.zeros(len(right))),
             )  # fmt: skip
 
 

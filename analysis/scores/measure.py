@@ -17,14 +17,24 @@ from alike.analysis.blocks import (
     spread,
 )
 from alike.analysis.classes import class_geometry, class_moments, nearest_classes
-from alike.analysis.neighbours import Nearest, copies_note, linked_units, nearest
+from alike.analysis.neighbours import (
+    Nearest,
+    copies_note,
+    counted_lists,
+    gathers,
+    linked_units,
+    listing,
+    nearest,
+)
 from alike.analysis.pairs import (
     BINS,
     NEAREST_CLASSES,
     Bins,
     Units,
     count_pairs,
+    counting,
     folded_accuracy,
+    measured_bins,
     pair_spreads,
     sure_pairs,
     units_of,
@@ -51,6 +61,7 @@ def evaluate_measure(
     precision: Precision = "float32",
     note: str = "",
     copies: NDArray[np.int64] | None = None,
+    one_pass: bool = True,
 ) -> Tables:
     """All tables of one measure.
 
@@ -66,6 +77,7 @@ def evaluate_measure(
         note: added to the note of every score, such as that a sample was evaluated.
         copies: (N,) the unit of each image, near copies being one, for inner products, which tell
             none.
+        one_pass: pairs and neighbours may be found in one pass; not where blocks run elsewhere.
     """
     everywhere = note
     moments = class_moments(vectors, images, map_blocks=stage(f"{name} moments"))
@@ -74,14 +86,29 @@ def evaluate_measure(
     if many(n_classes):
         first, second = nearest_classes(moments, NEAREST_CLASSES).T
         listed = first * n_classes + second
+    units = units_of(images)
+    counted = begun = None
+    plan = listing(vectors, images, NEIGHBOURS, units=units if intervals else None)
+    if one_pass and precision == "float32" and gathers(plan):
+        found = measured_bins(vectors, images, bins)
+        counted, begun = counted_lists(
+            counting(vectors, images, bins=found, listed=listed), plan,
+            map_blocks=stage(f"{name} pairs and neighbours"), rounding=stage(f"{name} rounding"),
+        )  # fmt: skip
     vectors, counts = sure_pairs(
         vectors, images, bins, precision=precision, listed=listed,
         map_blocks=stage(f"{name} pairs"), rounding=stage(f"{name} rounding"),
-        again=stage(f"{name} pairs in float64"),
+        again=stage(f"{name} pairs in float64"), counted=counted,
     )  # fmt: skip
     if precision != "float32":
         note = "; ".join(filter(None, [note, _rounding(vectors, images, counts.bins, precision)]))
-    near, units, unit = _neighbours(name, vectors, images, stage, copies, intervals=intervals)
+    near = nearest(
+        vectors, images, NEIGHBOURS, units=units if intervals else None,
+        map_blocks=stage(f"{name} neighbours"), begun=begun,
+    )  # fmt: skip
+    near, units, unit = _with_copies(
+        name, vectors, images, stage, near, copies, intervals=intervals
+    )
     spreads = None
     if intervals:
         spreads = pair_spreads(
@@ -116,26 +143,22 @@ def evaluate_measure(
     }
 
 
-def _neighbours(
+def _with_copies(
     name: str,
     vectors: Vectors,
     images: EvaluationSet,
     stage: Stage,
+    near: Nearest,
     copies: NDArray[np.int64] | None,
     *,
     intervals: bool,
 ) -> tuple[Nearest, Units, NDArray[np.int64] | None]:
     """Neighbours, what is left out together, and the unit of each image where there are copies."""
-    units = units_of(images)
-    left_out = units if intervals else None
-    near = nearest(
-        vectors, images, NEIGHBOURS, units=left_out, map_blocks=stage(f"{name} neighbours")
-    )
     # Keys of inner products are no squared distances, by which copies are known.
     inner = vectors.form == "inner"
     unit = copies if inner else linked_units(images, [(near.places, near.keys)])
     if unit is None:
-        return near, units, None
+        return near, units_of(images), None
     units = units_of(images, unit)
     if intervals:
         again = nearest(

@@ -1,5 +1,7 @@
 """Neighbours and their scores against naive sorting and pytorch-metric-learning."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -75,9 +77,9 @@ def test_selected_lists_are_those_of_reservoirs(clustered, monkeypatch, n):
     vectors = held_vectors(x, "cosine")
     own = np.stack([images.starts[images.codes[at]], images.starts[images.codes[at] + 1]], axis=1)
     given = vectors, best_product(vectors.dim, 0.0), at, vectors.rows(at), own, width, (0, n)
-    selected = lists._offered(*given)
+    selected = lists.offered(*given)
     monkeypatch.setattr(lists, "MANY", 0)
-    for some, all_of_them in zip(selected, lists._offered(*given), strict=True):
+    for some, all_of_them in zip(selected, lists.offered(*given), strict=True):
         assert np.array_equal(some, all_of_them)
 
 
@@ -224,7 +226,8 @@ def test_copies_are_at_one_distance_whatever_the_products_round(monkeypatch):
 def test_an_answer_keeps_no_longer_lists_in_memory(clustered):
     """Lists are as long as a class; a view of ten of each would keep them all."""
     x, images = clustered(n=700, classes=6)
-    given = held_vectors(x, "euclidean"), images, 5, (best_product(x.shape[1], 0.0), False), None
-    ((panel,),) = lists._panels(*given, [(0, 64)])
+    plan = lists.listing(held_vectors(x, "euclidean"), images, 5)
+    find = partial(lists._best, plan.vectors, images, (best_product(x.shape[1], 0.0), False))
+    ((panel,),) = lists.group_part(plan, [(0, 64)], find)
     for array in panel:
         assert array.base is None or array.base.nbytes <= 2 * array.nbytes

@@ -367,20 +367,21 @@ def test_a_sample_keeps_the_shares_of_classes():
     assert replace(few, sampled_from=0).codes.tolist() == sorted(few.codes)
 
 
-def test_torch_is_not_loaded_for_little_work(monkeypatch):
+def test_the_work_decides_the_product_and_not_what_was_loaded_before(monkeypatch):
+    """An analysis after an extraction would have other last digits than one without."""
     monkeypatch.setattr(product, "_fastest", lambda dim: by_onednn)
-    monkeypatch.delitem(sys.modules, "torch")
-    between = (product.WORTH_MEASURING + product.WORTH) / 2
-    assert best_product(64, between) is by_numpy
-    assert "torch" not in sys.modules
-    assert best_product(64, 2 * product.WORTH) is by_onednn
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    assert best_product(64, between) is by_onednn
-    assert best_product(64, product.WORTH_MEASURING / 2) is by_numpy
+    for loaded in (False, True):
+        if not loaded:
+            monkeypatch.delitem(sys.modules, "torch")
+        else:
+            monkeypatch.setitem(sys.modules, "torch", torch)
+        assert best_product(64, product.WORTH_MEASURING / 2) is by_numpy
+        assert ("torch" in sys.modules) is loaded
+        assert best_product(64, product.WORTH_MEASURING) is by_onednn
 
 
 def test_rooms_of_pairs_load_no_torch_of_their_own():
-    """`best_product` asks whether torch is loaded: what embeds features may load it."""
+    """Only much work is worth its import."""
     code = """
 import importlib, sys
 import alike.extract.measures as measures
