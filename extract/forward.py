@@ -235,6 +235,12 @@ class Forward:
         batch = self.network.transform.normalise(frames.to(self.device, non_blocking=True))
         with self._autocast():
             captured = self._tapped(batch) if self.taps else {}
+        for name, value in captured.items():
+            if len(value) != len(batch):
+                raise BadInput(
+                    f"network {self.network.name} gives {name} of shape {tuple(value.shape)} for "
+                    f"{len(batch)} images: expected a row for each, in their order"
+                )
         arrays = {
             name: self._on_host(self._stored(name, value).contiguous())
             for name, value in computed_taps(batch, captured, self.names).items()

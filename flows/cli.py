@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for bad input, 1 for a fault of ours."""
+    _ready_streams()
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
         _ask_on_terminal()
     try:
@@ -88,6 +90,23 @@ def main() -> None:
         if not _is_of_a_cloud(error):
             raise
         sys.exit(_say(f"{error}; give the credentials and the region of the URL's storage", 2))
+
+
+def _ready_streams() -> None:
+    """Let anything be printed: to a stream that was closed, and of text that it cannot encode.
+
+    A closed descriptor would be that of the next file which is opened, so that what is printed
+    would land in it.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            if nowhere != number:
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        elif getattr(getattr(sys, name), "errors", "") == "strict":
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _check_here() -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def print_json(value: object) -> None:
     """Print one JSON document to standard output; NaN becomes null."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
+    # A terminal of another encoding gets escapes that JSON knows.
+    escaped = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=escaped, indent=2) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -113,6 +113,12 @@ def _one_side_or_two(size: object) -> object:
     return size
 
 
+def _one_at_least(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is not None and not names:
+        raise ValueError("must name one array at least; leave it out for the default")
+    return names
+
+
 Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_one_side_or_two)]
 Channels = tuple[float, float, float]
 Added = Field(default=None, exclude_if=lambda value: value is None)
@@ -121,6 +127,15 @@ Added = Field(default=None, exclude_if=lambda value: value is None)
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where numbers or text are meant: they would count as 1 and 0."""
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and "bool" not in str(field.annotation):
+            raise ValueError("must be no true or false, but as docs/settings.md has it")
+        return value
 
 
 class Images(_Section):
@@ -208,6 +223,16 @@ class NetworkSettings(_Section):
     taps: tuple[str, ...] | None = Added
     """The arrays to store of this network; unset: those of [extract]."""
 
+    _named = field_validator("taps")(_one_at_least)
+
+    @field_validator("classes")
+    @classmethod
+    def _told_apart(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} twice: every logit needs a name of its own")
+        return classes
+
 
 class Extract(_Section):
     """What is stored, and how it is computed."""
@@ -216,6 +241,8 @@ class Extract(_Section):
     device: str = "auto"
     precision: str = "auto"
     batch_size: int | None = Field(default=None, ge=1)
+
+    _named = field_validator("taps")(_one_at_least)
 
 
 class Index(_Section):
@@ -401,6 +428,8 @@ class Output(_Section):
                 "[output] store, which features, tables and indexes go to, or as [output] mirror, "
                 "which gets a copy of reports and weights"
             )
+        if isinstance(folder, str) and not folder.strip():
+            raise ValueError("must name a folder; leave it out for alike-out")
         return _without_nul(folder) if isinstance(folder, str) else folder
 
     @field_validator("store", "mirror")
@@ -441,6 +470,22 @@ class AlarmSettings(_Section):
         if webhook is not None and not webhook.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return webhook
+
+    @field_validator("command")
+    @classmethod
+    def _a_program(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if command and not command[0].strip():
+            raise ValueError("must begin with the name of a program")
+        return command
+
+    @model_validator(mode="after")
+    def _of_something(self) -> "AlarmSettings":
+        if (self.webhook or self.command or self.event) and not self.when:
+            raise ValueError(
+                "somebody is to be told, and nothing is watched: give when, such as "
+                'when = ["sameness fell"]'
+            )
+        return self
 
 
 class ClusterSettings(_Section):

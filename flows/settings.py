@@ -3,10 +3,12 @@
 Configuration is read here and nowhere else; everything below `flows/` takes plain arguments.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -37,7 +39,8 @@ def read_pipeline(path: Path, overrides: Mapping[str, Any] | None = None) -> Pip
             are listed in one line; a variable of the environment is not set.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; expected a pipeline.toml (see `alike run --help`)")
+        fault = "no file to read settings from" if os.path.lexists(path) else "no such file"
+        raise BadInput(f"{path}: {fault}; expected a pipeline.toml (see `alike run --help`)")
     text = ""
     try:
         # Some editors begin a file with a mark of its encoding.
@@ -110,10 +113,15 @@ def _fault(error: Any) -> str:
         return masked(str(error["msg"]).removeprefix("Value error, "))
     place = ".".join(_place_in_file(error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{place}: no such setting"
+        close = get_close_matches(str(error["loc"][-1]), _names_beside(error["loc"]), 1)
+        return f"{place}: no such setting{f'; did you mean {close[0]}?' if close else ''}"
     if error["type"] == "missing":
+        if isinstance(error["loc"][-1], int):
+            place = ".".join(_place_in_file(error["loc"][:-1]))
+            return f"{place} = {error['input']!r}: must have more values"
         return f"{place}: must be given"
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    reason = _IN_WORDS.get(error["type"], reason)
     given = error["input"]
     # A whole section is not repeated: its message names the value.
     if not place:
@@ -121,6 +129,30 @@ def _fault(error: Any) -> str:
         return masked(reason)
     fault = f"{place}: {reason}" if isinstance(given, dict) else f"{place} = {given!r}: {reason}"
     return masked(fault)
+
+
+_IN_WORDS = {
+    "model_type": "must be a table of settings",
+    "dict_type": "must be a table of settings",
+    "tuple_type": "must be a list",
+}
+"""What pydantic says in its own words."""
+
+
+def _names_beside(loc: tuple[Any, ...]) -> list[str]:
+    """Names of the settings that stand where one that does not exist was given."""
+    model: Any = Pipeline
+    for part in loc[:-1]:
+        if isinstance(part, int) or part == SEVERAL:
+            model = NetworkSettings
+            continue
+        field = model.model_fields.get(part)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if hasattr(kind, "model_fields")]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
 
 
 def _place_in_file(loc: tuple[Any, ...]) -> list[str]:

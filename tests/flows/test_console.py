@@ -1,7 +1,10 @@
 """Progress: how many, how fast, how long still; bars on a terminal, lines elsewhere."""
 
 import io
+import json
+import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -109,3 +112,26 @@ def test_columns_of_one_name_are_printed_both(capsys):
 def test_a_table_shows_urls_of_images_without_their_secrets(capsys):
     console.print_table(pd.DataFrame({"path": ["s3://b/1.png?X-Amz-Signature=abc", "a?b.png"]}))
     assert capsys.readouterr().out.split() == ["path", "s3://b/1.png?***", "a?b.png"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_documents_are_json_in_any_encoding_of_the_terminal(monkeypatch, encoding):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    value = {"label": "Käfer 虫 🐞"}
+    console.print_json(value)
+    sys.stdout.flush()
+    assert json.loads(written.getvalue().decode(encoding)) == value
+
+
+def test_streams_that_are_closed_or_cannot_write_all_text_end_no_command():
+    script = "import sys; from alike.flows.cli import _ready_streams; _ready_streams(); {}"
+    said = 'print("K\\u00e4fer"); print("warned", file=sys.stderr)'
+    for closed, status in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)):
+        command = [sys.executable, "-c", script.format(f"{said}; open('/dev/null')")]
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+        done = subprocess.run(
+            shell, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+        )
+        assert done.returncode == status, (closed, done.stderr)
+        assert done.stdout in (b"", b"K\\xe4fer\n")

@@ -79,6 +79,25 @@ TRANSFORM = SMALL + "transform = "
         (SMALL + "[index]\nmemory = 'much'\n", "expected a size such as 4GB"),
         (SMALL + '[retrain]\nepochs = "many"\n', "retrain.epochs = 'many'"),
         ("[images\n", "not a TOML file"),
+        (SMALL + "[index]\nrecal = 0.9\n", "index.recal: no such setting; did you mean recall?"),
+        (SMALL + "[extrcat]\n", "extrcat: no such setting; did you mean extract?"),
+        (SMALL + "[index]\nrecall = true\n", "index.recall = True: must be no true or false"),
+        (SMALL + "[cluster]\nworkers = true\n", "cluster.workers = True"),
+        (SMALL + "[analyse]\nseed = false\n", "analyse.seed = False"),
+        (SMALL + "[analyse]\nmeasures = 3\n", "analyse.measures = 3: must be a list"),
+        (
+            "images = 3\n" + SMALL.split("[network]")[1].join(["[network]", ""]),
+            "a table of settings",
+        ),
+        (
+            TRANSFORM + "{ mean = [0.5, 0.5] }\n",
+            "network.transform.mean = [0.5, 0.5]: must have more",
+        ),
+        (SMALL + "[output]\nfolder = ' '\n", "output.folder = ' ': must name a folder"),
+        (SMALL + "[extract]\ntaps = []\n", "extract.taps"),
+        (SMALL + "[alarm]\nevent = true\n", "nothing is watched: give when"),
+        (SMALL + "[alarm]\nwhen = ['bad > 1 %']\ncommand = ['']\n", "the name of a program"),
+        (SMALL.replace("[network]", "[network]\nclasses = ['a', 'b', 'a']"), "a twice"),
     ],
 )
 def test_faults_are_named(tmp_path, text, says):
@@ -92,6 +111,13 @@ def test_all_faults_at_once(tmp_path):
 
 
 @pytest.mark.quick
+def test_a_folder_is_no_settings_file(tmp_path):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    for path in (tmp_path, tmp_path / "loop.toml"):
+        with pytest.raises(BadInput, match="no file to read settings from"):
+            read_pipeline(path)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         read_pipeline(tmp_path / "absent.toml")

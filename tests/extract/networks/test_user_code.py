@@ -477,6 +477,7 @@ def test_network_that_is_random_in_eval_mode_is_refused_and_nothing_stored(tmp_p
     [
         ("y - y.mean(0)", "gives an image other features beside other images: logits differ"),
         ("y if len(x) == 1 else 1 / 0", "fails on a batch of 2 images .ZeroDivisionError"),
+        ("y[:1]", r"gives logits of shape .1, 3. for 2 images: expected a row for each"),
         ("torch.complex(y, y)", r"is complex numbers of shape \(1, 3\)"),
         ("torch.cat([y, y])", r"is numbers of shape \(2, 3\)"),
         ("y[:, :0]", r"is numbers of shape \(1, 0\)"),
