@@ -330,7 +330,7 @@ def extract_together(run: PipelineRun, networks: Sequence[Asked]) -> tuple[str, 
         if not report.n_rows:
             first = report.bad.iloc[0]
             raise BadInput(
-                f"none of the {report.n_listed} images of {images.source} could be read; "
+                f"none of the {report.n_listed} images of {images.source} has features; "
                 f"the first: {first.path}: {first.state}: {first.reason}"
             )
         check_bad_share(report, bad_share)

@@ -308,12 +308,14 @@ class _Gathered:
             if shutil.disk_usage(folder).free < 2 * expected:
                 msg = f"{folder} has no room for candidates of {expected / 1e9:.1f} GB"
                 raise OSError(msg)
-            self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            # Without a buffer: of a full disk it would complain again when it is closed.
+            self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         for part in entries:
-            self.file.write(part.tobytes())
+            rest = memoryview(part).cast("B")
+            while rest:
+                rest = rest[self.file.write(rest) :]
         place = self.end, len(entries.near)
         self.end += size
-        self.file.flush()
         return place
 
     def limits_of(self, at: int) -> Singles:

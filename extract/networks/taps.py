@@ -81,10 +81,15 @@ def find_taps(
                 "given to it as RGB, of 3: wrap it in a network that makes its channels of them"
             ) from error
         side = _wanted_side(str(error))
-        advice = f"--resize {side}x{side}" if side else "for example --resize 224x224"
+        advice = f"give the size that it was made for, --resize {side}x{side}"
+        if not side:
+            # Nothing in its error tells whether the size is the cause.
+            advice = (
+                "if it was made for another size, give that, for example --resize 224x224; if not, "
+                "the fault is in its forward pass, which runs on the CPU first"
+            )
         raise BadInput(
-            f"the network fails on an image of {height}x{width} ({reason}); give the size that it "
-            f"was made for, {advice}"
+            f"the network fails on an image of {height}x{width} ({reason}); {advice}"
         ) from error
     take_logits(module, trace, output)
     return _taps_of(module, trace, example, paths)

@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `alike check photos/ --network resnet50 --weights none`
         """
+        from alike.extract.errors import BadInput
         from alike.extract.images import open_source
         from alike.extract.preview import preview, preview_network
         from alike.flows.console import print_json
@@ -64,6 +65,14 @@ def register(app: typer.Typer) -> None:
             source_options,
         )
 
+        of_network = {
+            "--weights": weights, "--classes": classes, "--resize": resize, "--crop": crop,
+            "--network-arg": network_arg, "--network-output": network_output,
+            "--weights-key": weights_key, "--weights-prefix": weights_prefix,
+        }  # fmt: skip
+        given = [name for name, value in of_network.items() if value]
+        if network is None and given:
+            raise BadInput(f"{', '.join(given)}: of which network? give --network too")
         options = source_options(pairs(source_option), where, label_column, first_label)
         opened: ImageSource = open_source(source, **options)
         facts: dict[str, Any] = preview(opened, images).to_dict()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.networks.network import load_network
 from alike.flows.cli import app
@@ -118,3 +119,11 @@ def test_the_text_names_everything(tree: Path) -> None:
         "top-1",
     ):
         assert words in result.stdout
+
+
+def test_options_of_a_network_need_one(tree: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["check", str(tree / "set"), "--weights", "none", "--resize", "16x16"]
+    )
+    assert isinstance(result.exception, BadInput)
+    assert "--weights, --resize: of which network?" in str(result.exception)

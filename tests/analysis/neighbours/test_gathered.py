@@ -101,17 +101,24 @@ def test_candidates_wait_in_a_file_where_they_are_many(clustered, monkeypatch):
     assert sum(not isinstance(one, gathered.Entries) for one in written) > 3
 
 
-def test_a_full_disk_ends_no_run(clustered, monkeypatch, caplog):
+@pytest.mark.parametrize("full", ["before", "meanwhile"])
+def test_a_full_disk_ends_no_run(clustered, monkeypatch, caplog, full):
     x, images = clustered(n=2000, classes=50)
     monkeypatch.setattr(gathered, "HELD", 1000)
-    usage = gathered.shutil.disk_usage
-    monkeypatch.setattr(
-        gathered.shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 10)
-    )
+    if full == "before":
+        usage = gathered.shutil.disk_usage
+        monkeypatch.setattr(
+            gathered.shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 10)
+        )
+    else:
+        # Every write to it fails as on a disk without room.
+        monkeypatch.setattr(
+            gathered.tempfile, "TemporaryFile", lambda **how: open("/dev/full", "r+b", 0)
+        )
     with caplog.at_level(logging.INFO, gathered.__name__):
         done, groups = both(x, images, "euclidean")
     assert done < groups
-    assert "no room" in caplog.text
+    assert "no room" in caplog.text or "No space left" in caplog.text
 
 
 class Killed(BaseException):
