@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -113,7 +114,9 @@ def test_a_full_disk_ends_no_run(clustered, monkeypatch, caplog, full):
     else:
         # Every write to it fails as on a disk without room.
         monkeypatch.setattr(
-            gathered.tempfile, "TemporaryFile", lambda **how: open("/dev/full", "r+b", 0)
+            gathered.tempfile,
+            "TemporaryFile",
+            lambda **how: Path("/dev/full").open("r+b", buffering=0),
         )
     with caplog.at_level(logging.INFO, gathered.__name__):
         done, groups = both(x, images, "euclidean")
