@@ -63,11 +63,11 @@ SHARE, LEAST_SAMPLE, LARGEST_SAMPLE = 32, 256, 8192
 """One image of so many tells the limits, and at least and at most so many do."""
 ERRORS, MORE = 4.0, 3
 """Standard errors, and images more, by which the rank in the sample is above the expected one."""
-HELD = 128 << 20
+HELD = 16 << 20
 """Bytes of candidates that wait in memory; more of them wait in a file."""
 CROWDED = 2
 """Candidates of a slab of images, in units of the expected, from which on it is given up."""
-WAITING = 2
+WAITING = 1
 """Slabs whose lists are being made while others are counted, at most."""
 
 Singles = NDArray[np.float32]
@@ -311,7 +311,7 @@ class _Gathered:
             # Without a buffer: of a full disk it would complain again when it is closed.
             self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         for part in entries:
-            rest = memoryview(part).cast("B")
+            rest = memoryview(part.tobytes())
             while rest:
                 rest = rest[self.file.write(rest) :]
         place = self.end, len(entries.near)
@@ -387,14 +387,13 @@ class _Whole:
 
     def _sorted(self) -> NDArray[np.uint64]:
         """Candidates image by image."""
-        read = [self.gathered.read(some) for some in self.entries]
-        self.entries.clear()
-        for some in read:
-            self.starts[1:] += np.bincount(some.line, minlength=self.m)
+        # Twice, one by one: all at once they would lie beside what is made of them.
+        for some in self.entries:
+            self.starts[1:] += np.bincount(self.gathered.read(some).line, minlength=self.m)
         np.cumsum(self.starts, out=self.starts)
         near, ends = np.empty(self.starts[-1], dtype=np.uint64), self.starts[:-1].copy()
-        while read:
-            scatter(*read.pop(), ends, near)
+        while self.entries:
+            scatter(*self.gathered.read(self.entries.pop()), ends, near)
         return near
 
     def _find(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from alike.extract import preview
 from alike.extract.errors import BadInput
 from alike.extract.images.decoding import decode
 from alike.extract.networks.network import load_network
@@ -49,7 +50,11 @@ def asked(*arguments: str) -> dict:
     return dict(json.loads(result.stdout))
 
 
-def test_images_and_network_as_a_run_would_take_them(tree: Path) -> None:
+def test_images_and_network_as_a_run_would_take_them(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long this machine takes, all images are looked at.
+    monkeypatch.setattr(preview, "BATCH_SECONDS", 1e9)
     name = f"{tree}/small.py:small"
     found = asked(str(tree / "set"), "--network", name, "--weights", "none")
     assert found["classes"] == {"cat": 4, "dog": 4}

@@ -113,11 +113,10 @@ def test_a_full_disk_ends_no_run(clustered, monkeypatch, caplog, full):
         )
     else:
         # Every write to it fails as on a disk without room.
-        monkeypatch.setattr(
-            gathered.tempfile,
-            "TemporaryFile",
-            lambda **how: Path("/dev/full").open("r+b", buffering=0),
-        )
+        def opened(**_):
+            return Path("/dev/full").open("r+b", buffering=0)
+
+        monkeypatch.setattr(gathered.tempfile, "TemporaryFile", opened)
     with caplog.at_level(logging.INFO, gathered.__name__):
         done, groups = both(x, images, "euclidean")
     assert done < groups
