@@ -5,8 +5,8 @@ the machine the second is the one to read.
 
 python -m benchmarks.pairs                 all, about three minutes on two cores
 python -m benchmarks.pairs histograms      one of: histograms, bfloat16, sklearn, dask, moments,
-                                           neighbours, large_classes, classes, influence,
-                                           crowded
+                                           neighbours, one_pass, large_classes, classes,
+                                           influence, crowded
 """
 
 import argparse
@@ -30,13 +30,14 @@ from alike.analysis.blocks import (
     one_thread_each,
 )
 from alike.analysis.classes import class_moments, pair_statistics
-from alike.analysis.neighbours import nearest
+from alike.analysis.neighbours import counted_lists, listing, nearest
 from alike.analysis.pairs import (
     INFLUENCE_ROWS,
     TILE,
     Bins,
     auc,
     count_pairs,
+    counting,
     measured_bins,
     pair_spreads,
     plan_layers,
@@ -253,6 +254,25 @@ def neighbours(n: int = 50_000, dim: int = 512, n_classes: int = 100) -> None:
     )
 
 
+def one_pass(n: int = 50_000, dim: int = 512, n_classes: int = 1000) -> None:
+    """Pairs counted and neighbours found in one pass, against two, and against the bare product."""
+    vectors, images = features(n, dim, n_classes)
+    units, how = units_of(images), counting(vectors, images)
+    plan = listing(vectors, images, 10, units=units)
+    pairs, near, both, product = (took for took, _ in in_turn(
+        lambda: count_pairs(vectors, images, map_blocks=here("pairs")),
+        lambda: nearest(vectors, images, 10, units=units, map_blocks=here("neighbours")),
+        lambda: counted_lists(how, plan, map_blocks=here("both")),
+        bare_product(vectors, images, how.product),
+    ))  # fmt: skip
+    two = Took(pairs.wall + near.wall, pairs.cpu + near.cpu)
+    print(
+        f"one pass N={n} D={dim} C={n_classes}: {both.wall:.2f} s; pairs {pairs.wall:.2f} s and "
+        f"neighbours {near.wall:.2f} s; one pass over both {both.over(two)}, over the bare product "
+        f"of all pairs {both.over(product)}"
+    )
+
+
 def large_classes() -> None:
     """Neighbours and MAP@R where lists hold a tenth of all images, or half of them."""
     for n, n_classes in ((10_000, 10), (5_000, 2)):
@@ -314,8 +334,8 @@ def warm() -> None:
 
 
 PARTS = (
-    histograms, bfloat16, sklearn, dask, moments, neighbours, large_classes, classes, influence,
-    crowded,
+    histograms, bfloat16, sklearn, dask, moments, neighbours, one_pass, large_classes, classes,
+    influence, crowded,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -197,8 +197,8 @@ class _Gathered:
         sizes = [high - low for group in plan.groups for low, high in group]
         ranks = [rank_of(width, self.sample, vectors.n) for width in widths]
         self.rate = float(np.average(ranks, weights=sizes)) / self.sample
+        # Candidates of an image, on average over those of a slab.
         self.most = CROWDED * max(ranks) / self.sample * vectors.n
-        """The same of one image, on average over a slab's."""
         self.found = [0] * len(self.cuts)
         self.limits: list[Singles | None] = [None] * len(self.cuts)
         self.locks = [Lock() for _ in self.cuts]
@@ -319,7 +319,7 @@ class _Gathered:
         return place
 
     def limits_of(self, at: int) -> Singles:
-        """The limit (m,) of each image of a slab; LARGEST columns more have none: -1."""
+        """The limit of each image of a slab, and -1 of a chunk of columns beyond: (m + CHUNK,)."""
         with self.locks[at]:
             found = self.limits[at]
             if found is None:
