@@ -12,6 +12,7 @@ import io
 import json
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -200,8 +201,13 @@ def pack_into(sink: IO[bytes], answers: list[Any]) -> None:
     """Write them to a file; see `pack`."""
     arrays: list[Any] = []
     plan = [_plan(answer, arrays) for answer in answers]
-    named = {f"a{at}": array for at, array in enumerate(arrays)}
-    np.savez(sink, plan=np.frombuffer(json.dumps(plan).encode(), dtype=np.uint8), **named)
+    told = np.frombuffer(json.dumps(plan).encode(), dtype=np.uint8)
+    # One by one, as `np.savez` does it, which would need all the narrow ones in memory at once.
+    with zipfile.ZipFile(sink, "w", allowZip64=True) as archive:
+        for name, array in (("plan", told), *((f"a{at}", one) for at, one in enumerate(arrays))):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                kept = array.astype(np.uint32) if _is_narrow(array) else array
+                np.lib.format.write_array(file, np.asanyarray(kept), allow_pickle=False)
 
 
 def bytes_of(answer: Any) -> int:
@@ -227,10 +233,8 @@ def unpack(data: bytes, kinds: Sequence[type] = ()) -> list[Any]:
 
 def _plan(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, np.ndarray):
-        # Counts of pairs are wide because sums may be; most are not.
-        narrow = value.dtype == np.int64 and value.nbytes >= LARGE and _fits(value, np.uint32)
-        arrays.append(value.astype(np.uint32) if narrow else value)
-        return {"array": len(arrays) - 1, **({"type": "int64"} if narrow else {})}
+        arrays.append(value)
+        return {"array": len(arrays) - 1, **({"type": "int64"} if _is_narrow(value) else {})}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_plan(item, arrays) for item in value]}
@@ -238,6 +242,11 @@ def _plan(value: Any, arrays: list[Any]) -> Any:
         parts = {field.name: _plan(getattr(value, field.name), arrays) for field in fields(value)}
         return {"kind": type(value).__name__, "parts": parts}
     return {"value": value}
+
+
+def _is_narrow(value: np.ndarray) -> bool:
+    """Whether a large array is kept in 32 bits: counts are wide because sums may be."""
+    return value.dtype == np.int64 and value.nbytes >= LARGE and _fits(value, np.uint32)
 
 
 def _fits(value: np.ndarray, kind: type[np.integer[Any]]) -> bool:

@@ -67,8 +67,9 @@ HELD = 16 << 20
 """Bytes of candidates that wait in memory; more of them wait in a file."""
 CROWDED = 2
 """Candidates of a slab of images, in units of the expected, from which on it is given up."""
-WAITING = 1
-"""Slabs whose lists are being made while others are counted, at most."""
+WAITING = 0
+"""Groups whose lists may be made while the next slabs are added. While none is added those of the
+window are counted still, so no core is idle, and candidates of one slab of images are in memory."""
 
 Singles = NDArray[np.float32]
 Part = tuple[Slab, SlabCounts, "Found | None"]
@@ -211,7 +212,6 @@ class _Gathered:
         self.kin = [np.zeros(high - low, dtype=np.uint64) for low, high in self.cuts]
         self.making: deque[Future[tuple[Any, ...]]] = deque()
         self.maker = ThreadPoolExecutor(usable_cores(), thread_name_prefix="lists")
-        self.waiting = WAITING * max(map(len, self.groups))
         self.held = 0
         self.file: IO[bytes] | None = None
         self.end = 0
@@ -235,7 +235,7 @@ class _Gathered:
         totals = self.counting.add(totals, counts)
         if self.open:
             self._keep(slab, found)
-        while self.making and (self.making[0].done() or len(self.making) > self.waiting):
+        while self.making and (self.making[0].done() or len(self.making) > WAITING):
             lists = self._joined(lists)
         return totals, lists
 
