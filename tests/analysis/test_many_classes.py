@@ -116,7 +116,8 @@ def test_nothing_is_held_for_every_pair_of_classes(monkeypatch):
     monkeypatch.setattr("alike.analysis.classes.geometry.ROW_NUMBERS", 1 << 16)
     monkeypatch.setattr(vectors, "SLAB", 256)
     peaks = []
-    for classes in (20, 1200):
+    # The first brings the compiled loops, whose memory is not that of a set.
+    for classes in (1200, 20, 1200):
         names = [f"{code:04d}" for code in range(classes)]
         codes = np.repeat(np.arange(classes), 2)
         x = np.random.default_rng(0).standard_normal((len(codes), 8), dtype=np.float32)
@@ -125,7 +126,7 @@ def test_nothing_is_held_for_every_pair_of_classes(monkeypatch):
         evaluate_measure("any", held_vectors(x, "euclidean"), images, lambda _name: map)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 5 * 1200**2 * 8, peaks
+    assert peaks[2] - peaks[1] < 5 * 1200**2 * 8, peaks
 
 
 @pytest.mark.quick
