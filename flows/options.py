@@ -22,7 +22,7 @@ class Split(StrEnum):
         return None if self is Split.ALL else self.value
 
 
-def path_of(text: str) -> Path:
+def path_of(text: str | Path) -> Path:
     """A path as it is given; an empty one, as of a variable that is not set, would be this folder.
 
     Raises:
@@ -31,6 +31,8 @@ def path_of(text: str) -> Path:
     from alike.extract.errors import BadInput
     from alike.extract.places import expanded
 
+    # A default is a path already, and Typer parses it too.
+    text = str(text)
     if not text.strip():
         raise typer.BadParameter("an empty name: name a file or folder; `.` is the folder here")
     try:

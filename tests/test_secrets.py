@@ -99,6 +99,7 @@ def test_settings_show_what_the_file_says(tmp_path, monkeypatch):
     file.write_text(
         '[images]\nsource = "https://me:${DB_PASSWORD}@h/${PLACE}.csv"\n[network]\n'
         'name = "resnet18"\n[alarm]\nwebhook = "https://hooks.example.org/services/T0/B0/zz"\n'
+        'when = ["sameness fell"]\n'
     )
     pipeline = read_pipeline(file)
     assert pipeline.images.source == "https://me:correct-horse@h/photos.csv"
