@@ -133,6 +133,11 @@ def sample_size(n: int) -> int:
     return int(np.clip(n // SHARE, LEAST_SAMPLE, LARGEST_SAMPLE))
 
 
+def expected_bytes(n: int, rate: float) -> float:
+    """Bytes of the file of candidates: of each pair of n images one waits, of a share `rate`."""
+    return 0.5 * rate * n**2 * 10
+
+
 def gathers(plan: Listing) -> bool:
     """Whether lists can be made from the tiles of pairs: short ones, of many images.
 
@@ -260,7 +265,7 @@ class _Gathered:
     def _keep(self, slab: Slab, found: Found | None) -> None:
         # A run that resumes begins in the middle.
         if found is None or slab != next(self.due, None):
-            self._give_up("")
+            self._give_up("too many are near in one slab, or the run goes on from another")
             return
         rows, cols = (self.number[cut] for cut in slab)
         for at, side in ((rows, found.rows), (cols, found.cols)):
@@ -304,7 +309,7 @@ class _Gathered:
             return entries
         if self.file is None:
             folder = tempfile.gettempdir()
-            expected = 0.5 * self.rate * self.counting.vectors.n**2 * 10
+            expected = expected_bytes(self.counting.vectors.n, self.rate)
             if shutil.disk_usage(folder).free < 2 * expected:
                 msg = f"{folder} has no room for candidates of {expected / 1e9:.1f} GB"
                 raise OSError(msg)

@@ -370,7 +370,18 @@ def _finished(
 
 @dataclass(frozen=True)
 class Counting:
-    """How all pairs of some images are counted, slab by slab; see `counting`."""
+    """How all pairs of some images are counted, slab by slab; see `counting`.
+
+    Attributes:
+        vectors: of the images, in their order.
+        images: the evaluation set.
+        bins: of the keys.
+        layers: how many bins each kind of histogram has.
+        precision: of the product.
+        product: that makes the tiles.
+        listed: (P,) as in `PairCounts`; None: all pairs of classes.
+        weights: by how much pairs count.
+    """
 
     vectors: Vectors
     images: EvaluationSet

@@ -99,7 +99,15 @@ def test_candidates_wait_in_a_file_where_they_are_many(clustered, monkeypatch):
     )
     done, groups = both(x, images, "euclidean", Jobs(workers=2))
     assert done == groups
-    assert sum(not isinstance(one, gathered.Entries) for one in written) > 3
+    places = [one for one in written if not isinstance(one, gathered.Entries)]
+    assert len(places) > 3
+    # What the documents say of its size, with lists as long as the longest.
+    sample = gathered.sample_size(2000)
+    longest = listing(held_vectors(x, "euclidean"), images, K, units=units_of(images)).longest()
+    rate = gathered.rank_of(longest, sample, 2000) / sample
+    size = max(10 * (count + first // 10) for first, count in places)
+    assert 0.2 * size < sum(10 * count for _, count in places) <= size
+    assert size < 1.1 * gathered.expected_bytes(2000, rate)
 
 
 @pytest.mark.parametrize("full", ["before", "meanwhile"])
