@@ -48,6 +48,10 @@ class StoreFull(AlikeError):
     """No room for more on the store's disk; what was committed is kept, so run again later."""
 
 
+class ProcessDone(SystemExit):
+    """Ends a process that has done its part for another one; any other end by itself is a fault."""
+
+
 class BadImage(AlikeError):
     """One image that cannot become a feature: it is recorded and left out.
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import AlikeError, BadInput, StoreFull
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -79,6 +79,24 @@ def _check_writable(folder: Path) -> None:
             reason = error.strerror or str(error)
     raise BadInput(
         f"{folder} cannot be written ({reason}): ask for the permission, or name another place"
+    )
+
+
+def refusal(named: str, error: OSError) -> AlikeError:
+    """Why a folder that was named cannot be made or written: no room there, or a wrong place.
+
+    Args:
+        named: the folder, with the setting that names it.
+        error: of the system.
+    """
+    if error.errno in _NO_ROOM:
+        return StoreFull(
+            f"{named} has no room for more ({error.strerror}): make room there, then run the same "
+            "command again, or name another place"
+        )
+    return BadInput(
+        f"{named} cannot be written ({error.strerror}): ask for the permission, or name another "
+        "place"
     )
 
 

@@ -14,11 +14,13 @@ import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.documents import read_sealed, sealed_json
@@ -272,23 +274,48 @@ def post(url: str, message: dict[str, Any]) -> None:
     Raises:
         AlikeError: it did not answer, or not with a status of success.
     """
-    import httpx
-
     fault = ""
     for pause in (*PAUSES, None):
-        try:
-            headers = {"Idempotency-Key": message["id"]}
-            answer = httpx.post(url, json=message, headers=headers, timeout=TIMEOUT)
-            if answer.is_success:
+        answer = _answer(url, message)
+        if isinstance(answer, int):
+            if 200 <= answer < 300:
                 return
-            fault = f"status {answer.status_code}"
-            if answer.status_code < 500 and answer.status_code not in (408, 425, 429):
+            fault = f"status {answer}"
+            if answer < 500 and answer not in (408, 425, 429):
                 break
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            fault = f"{type(error).__name__}: {error}"
+        else:
+            fault = answer
         if pause is not None:
             time.sleep(pause)
     raise AlikeError(masked(f"webhook {url}: {fault}"))
+
+
+def _answer(url: str, message: dict[str, Any]) -> int | str:
+    """Status of a server's answer, whose body is not read; or in words why there is none in time.
+
+    A time limit of HTTP's clients is that of each piece: a server that sends one now and then would
+    be waited for without end, and its thread is left behind.
+    """
+    import httpx
+
+    answers: SimpleQueue[int | str] = SimpleQueue()
+
+    def ask() -> None:
+        headers = {"Idempotency-Key": message["id"]}
+        try:
+            with httpx.stream(
+                "POST", url, json=message, headers=headers, timeout=TIMEOUT
+            ) as answer:
+                answers.put(answer.status_code)
+        # In a thread nobody else sees it: a name that is none is refused by no error of httpx.
+        except Exception as error:
+            answers.put(f"{type(error).__name__}: {error}")
+
+    threading.Thread(target=ask, daemon=True, name="webhook").start()
+    try:
+        return answers.get(timeout=TIMEOUT)
+    except Empty:
+        return f"no answer after {TIMEOUT:.0f} s"
 
 
 def call(command: tuple[str, ...], message: dict[str, Any], folder: "Path | None" = None) -> None:

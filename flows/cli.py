@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alike.extract.errors import AlikeError, BadInput
+from alike.extract.errors import AlikeError, BadInput, ProcessDone
 from alike.flows import commands, log_lines
 from alike.flows.log_lines import LogFormat
 
@@ -73,9 +73,14 @@ def main() -> None:
     try:
         _check_here()
         status = app(prog_name="alike", standalone_mode=False)
-        if status == INTERRUPTED:
-            _say("interrupted; what was finished is kept: the same command goes on from there", 130)
-        sys.exit(status)
+    except ProcessDone:
+        raise
+    except SystemExit as ended:
+        if ended.code:
+            raise
+        # Of a network that ends the process in its forward pass, or of a library.
+        line = "code of the network, or of a library, ended the process by itself: take that out"
+        sys.exit(_say(line, 1))
     except _UsageError as error:
         sys.exit(_say_usage(error))
     except BadInput as error:
@@ -90,6 +95,9 @@ def main() -> None:
         if not _is_of_a_cloud(error):
             raise
         sys.exit(_say(f"{error}; give the credentials and the region of the URL's storage", 2))
+    if status == INTERRUPTED:
+        _say("interrupted; what was finished is kept: the same command goes on from there", 130)
+    sys.exit(status)
 
 
 def _ready_streams() -> None:
@@ -171,6 +179,9 @@ def _say_usage(error: Any) -> int:
         error.show()
         return 2
     command = error.ctx.command_path if error.ctx else "alike"
+    if error.ctx:
+        # A command that does not exist is told before the options of the program are looked at.
+        log_lines.choose(error.ctx.find_root().params.get("log_format"), by_option=True)
     fault = error.format_message().replace("Value error, ", "").rstrip(".")
     return _say(f"{fault}; see {command} --help", 2)
 

@@ -43,7 +43,9 @@ def extract_images(
 
     groups = {"group": group} if group else {}
     images = open_source(source, **(source_options or {}), **groups)
-    loaded = named_network(network, weights or default_weights(network), chosen, size, seed)
+    loaded = named_network(
+        network, default_weights(network) if weights is None else weights, chosen, size, seed
+    )
     opened = store if isinstance(store, Store) else Store.open(store, create=True)
     train_share, validation_share = split
     if train_share is not None or validation_share is not None:

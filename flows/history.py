@@ -286,6 +286,9 @@ class History:
 
     def _named(self, ids: Sequence[str], name: str) -> RunRecord:
         """The record that a name means, of ids, oldest first; only what may be it is read."""
+        if not name.strip():
+            # Every id begins with it: that of a variable that is not set.
+            raise BadInput(f"run {name!r}: an empty name; name an id, `last` or `accepted`")
         if back := LAST.fullmatch(name):
             before = int(back.group(1) or 0)
             last = next(islice(self._readable(reversed(ids)), before, None), None)

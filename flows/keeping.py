@@ -10,6 +10,7 @@ from alike.flows.history import History
 
 if TYPE_CHECKING:
     from alike.extract.store import Store
+    from alike.flows.sections import Keep
     from alike.flows.steps import PipelineRun
 
 SERVED_AND_COMPARED = "served and compared"
@@ -35,6 +36,10 @@ class Policy:
         stored = store.settings().get("keep", {})
         known = {name: stored[name] for name in asdict(Policy()) if name in stored}
         return Policy(**{**known, "compared": tuple(known.get("compared", ()))})
+
+    def is_of(self, keep: "Keep") -> bool:
+        """Whether it is that of settings; which networks are compared is no setting."""
+        return (self.removed_days, self.networks) == (keep.removed_days, keep.networks)
 
     def superseded(self, store: "Store") -> tuple[str, ...]:
         """Keys of the extractions that are deleted.

@@ -2,7 +2,8 @@
 
 Reports, weights and decisions are made in the local output folder, and copied after the run. What
 was copied is remembered by the stamps of the local files. A place that cannot be written ends no
-run: it is said, and the next run tries again.
+run: it is said, and the next run tries again. A folder is looked at every time, and a URL when
+something is copied there: what somebody deleted is copied again.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class Mirrored:
 def mirror(folder: Path, place: str | None, tell: Tell) -> None:
     """Copy what is new or changed in an output folder, and delete the copies of what is gone.
 
-    Only files that were copied before are deleted. If nothing changed, the place is not asked.
+    Only files that were copied before are deleted. If nothing changed, a URL is not asked.
 
     Args:
         folder: the output folder.
@@ -56,12 +57,13 @@ def mirror(folder: Path, place: str | None, tell: Tell) -> None:
         before = Mirrored(shown)
     changed = [name for name, stamp in stamps.items() if before.stamps.get(name) != stamp]
     gone = [name for name in before.stamps if name not in stamps]
-    if not changed and not gone:
+    if not changed and not gone and ("://" in place or _all_there(place, before)):
         return
     copied = dict(before.stamps)
     try:
         filesystem, base = filesystem_of(place)
-        for name in changed:
+        there = _names_there(filesystem, base) if before.stamps else set()
+        for name in [one for one in stamps if one in changed or one not in there]:
             _copy(filesystem, folder / name, f"{base.rstrip('/')}/{name}")
             copied[name] = stamps[name]
         for name in gone:
@@ -76,6 +78,23 @@ def mirror(folder: Path, place: str | None, tell: Tell) -> None:
     aside = folder / f"{FILE}.part"
     aside.write_bytes(sealed_json(asdict(Mirrored(shown, copied))))
     aside.replace(folder / FILE)
+
+
+def _all_there(place: str, copies: Mirrored) -> bool:
+    """Whether a local folder holds all that was copied there."""
+    return all((Path(place) / name).is_file() for name in copies.stamps)
+
+
+def _names_there(filesystem: Any, base: str) -> set[str]:
+    """Names of the files at a place; none where there is no such place."""
+    begin = f"{base.rstrip('/')}/"
+    filesystem.invalidate_cache()
+    # Not all of the place: it may hold much else.
+    names = {name for name in FILES if filesystem.isfile(f"{begin}{name}")}
+    for folder in FOLDERS:
+        with suppress(FileNotFoundError):
+            names.update(name.removeprefix(begin) for name in filesystem.find(f"{begin}{folder}"))
+    return names
 
 
 def _before(folder: Path) -> Mirrored:

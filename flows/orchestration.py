@@ -10,10 +10,12 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alike.extract.errors import BadInput, StoreFull
+from alike.extract.replacing import refusal
 from alike.flows.outputs import make_output
 
 if TYPE_CHECKING:
@@ -77,16 +79,35 @@ def prepare(folder: Path, *, quiet: bool = True) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(
-            f"PREFECT_HOME={home} cannot be made ({error.strerror}): name a folder that can be "
-            "written, or unset the variable"
-        ) from error
+        raise refusal(f"PREFECT_HOME={home}", error) from error
     free = shutil.disk_usage(home).free
     if free < LEAST_DISK:
         raise StoreFull(
             f"{home.parent} has {free / 1e6:.0f} MB left on its disk, a run needs "
             f"{LEAST_DISK / 1e6:.0f} MB beside its features: make room, or name another folder"
         )
+
+
+NO_DISK = 1_000_000
+"""Bytes: a disk with less has no room for a page of Prefect's database."""
+
+
+def full_disk(folder: Path) -> str:
+    """Says which disk of a run is full: that of its folder or of Prefect's; empty if none is.
+
+    Prefect tells of its own only that its server failed.
+
+    Args:
+        folder: of the run.
+    """
+    for place in (folder, Path(os.environ.get("PREFECT_HOME", folder))):
+        with suppress(OSError):
+            if shutil.disk_usage(place).free < NO_DISK:
+                return (
+                    f"the disk of {place} is full: make room there, then run the same command "
+                    "again; what was committed is kept"
+                )
+    return ""
 
 
 def _check_server(url: str) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from alike.extract.errors import BadInput
 from alike.extract.images.tree import OUTPUT_MARK
+from alike.extract.replacing import refusal
 
 
 def make_output(folder: Path, named: str = "output.folder") -> None:
@@ -15,12 +15,10 @@ def make_output(folder: Path, named: str = "output.folder") -> None:
 
     Raises:
         BadInput: it cannot be written.
+        StoreFull: its disk has no room.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / OUTPUT_MARK).touch()
     except OSError as error:
-        raise BadInput(
-            f"{named} {folder} cannot be written ({error.strerror}): ask for the permission, "
-            "or name another place"
-        ) from error
+        raise refusal(f"{named} {folder}", error) from error

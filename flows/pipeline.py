@@ -13,13 +13,14 @@ from typing import Any
 from prefect import flow, get_run_logger, tags
 from prefect.states import Completed
 
-from alike.extract.errors import StoreBusy
+from alike.extract.errors import AlikeError, StoreBusy, StoreFull
 from alike.extract.progress import Progress, silent
 from alike.extract.secrets import flat, masked
 from alike.flows.check import check
 from alike.flows.finished import Finished
 from alike.flows.log_lines import ON_STDERR, Tell, say, unsaid
 from alike.flows.names import run_tags
+from alike.flows.orchestration import full_disk
 from alike.flows.overrides import Overrides, given_settings
 from alike.flows.parent import end_with_parent
 from alike.flows.publishing import publish
@@ -38,9 +39,22 @@ def run_pipeline(
     *,
     rehash: bool = False,
 ) -> Finished:
-    """Run the flow of a settings file under Prefect; see `run_settings_file`."""
-    with tags(*run_tags(read_pipeline(path))):
-        return _flow(str(path), progress, tell, rehash)
+    """Run the flow of a settings file under Prefect; see `run_settings_file`.
+
+    Raises:
+        StoreFull: also if Prefect failed, and its disk is full.
+    """
+    pipeline = read_pipeline(path)
+    with tags(*run_tags(pipeline)):
+        try:
+            return _flow(str(path), progress, tell, rehash)
+        except AlikeError:
+            raise
+        except Exception as error:
+            full = full_disk(pipeline.output.folder)
+            if not full:
+                raise
+            raise StoreFull(full) from error
 
 
 @flow(name="alike", persist_result=False)

@@ -7,6 +7,7 @@ the number of images by the same formulas as the store is laid out by.
 
 import math
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,11 @@ class Plan:
             `analysis` indexes and analyses.
         seconds: of every step, at the first run.
         bound: the step that takes longest, and of extraction its slowest stage.
-        free: bytes free on the disk and in memory.
+        free: bytes free on the disk, in the folder for temporary files, and in memory.
         advice: why it cannot fit and what to do; empty if it can.
         notes: what a reader must know.
+        temporary: bytes of the file in which candidates of neighbours wait while pairs are counted,
+            in the folder for temporary files; 0 where none is made.
     """
 
     images: int
@@ -60,6 +63,7 @@ class Plan:
     free: dict[str, int]
     advice: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    temporary: int = 0
 
     @property
     def bytes(self) -> int:
@@ -103,7 +107,16 @@ def plan(
             f"a run searches no twins of more than {AUTOMATIC:,} images; what `alike twins` needs "
             "for it is stored"
         )
-    made = Plan(n, len(extracted), store, memory, seconds, bound, free, notes=notes)
+    temporary = _temporary(pipeline, sample, n)
+    if 2 * temporary > free["temporary"]:
+        notes.append(
+            f"candidates of neighbours take {temporary / 1e9:.3g} GB, and "
+            f"{tempfile.gettempdir()} has {free['temporary'] / 1e9:.3g} GB free: with less than "
+            "twice as much the analysis takes a pass more; TMPDIR names another folder"
+        )
+    made = Plan(
+        n, len(extracted), store, memory, seconds, bound, free, notes=notes, temporary=temporary
+    )
     return Plan(**{**vars(made), "advice": _advice(made, extracted)})
 
 
@@ -171,6 +184,34 @@ def _memory(pipeline: "Pipeline", sample: Sample, n: int) -> dict[str, int]:
     }
 
 
+def _dims(pipeline: "Pipeline", sample: Sample) -> list[int]:
+    """Length of the vectors of every measure; where none was analysed, one stands for all."""
+    return list(sample.dims.values()) or [_dimension(pipeline, sample)]
+
+
+def _largest(sample: Sample, evaluated: int) -> int:
+    """Images of the largest class among so many that are evaluated."""
+    return sample.largest * evaluated // max(sample.listed, 1)
+
+
+def _in_one_process(pipeline: "Pipeline") -> bool:
+    """Whether the analysis has no workers, which find neighbours in a pass of their own."""
+    return not (pipeline.cluster.dask or pipeline.cluster.processes)
+
+
+def _temporary(pipeline: "Pipeline", sample: Sample, n: int) -> int:
+    """Of the measure with the largest file of candidates; one is analysed after the other."""
+    from alike.analysis.neighbours import waiting_bytes
+
+    if not _in_one_process(pipeline):
+        return 0
+    sizes = []
+    for dim in _dims(pipeline, sample):
+        evaluated = max(_evaluated(pipeline, n, dim), 2)
+        sizes.append(waiting_bytes(evaluated, dim, _largest(sample, evaluated)))
+    return max(sizes)
+
+
 def _evaluated(pipeline: "Pipeline", n: int, dimension: int) -> int:
     from alike.analysis.analyse import BUDGET
     from alike.analysis.outlook import most_images
@@ -198,9 +239,7 @@ def _times(
     )
     dimension = _dimension(pipeline, sample)
     evaluated = max(_evaluated(pipeline, n, dimension), 2)
-    # Where the sample could not be analysed, one measure stands for all.
-    dims = list(sample.dims.values()) or [dimension]
-    of_measure = [_measure_seconds(pipeline, n, dim) for dim in dims]
+    of_measure = [_measure_seconds(pipeline, sample, n, dim) for dim in _dims(pipeline, sample)]
     passes = 1 + (networks > len(sample.stored))
     people = _people_seconds(pipeline, evaluated)
     # All measures evaluate a network, the headline's alone the same one with random weights.
@@ -220,12 +259,13 @@ def _times(
     return {name: one + sample.fixed.get(name, 0.0) for name, one in seconds.items()}, stage
 
 
-def _measure_seconds(pipeline: "Pipeline", n: int, dimension: int) -> float:
+def _measure_seconds(pipeline: "Pipeline", sample: Sample, n: int, dimension: int) -> float:
     """Of one thread, to evaluate all pairs by vectors of this length."""
     from alike.analysis.outlook import Load
 
     evaluated = max(_evaluated(pipeline, n, dimension), 2)
-    load = Load(evaluated, dimension, evaluated)
+    largest = _largest(sample, evaluated) if _in_one_process(pipeline) else 0
+    load = Load(evaluated, dimension, evaluated, largest=largest)
     return load.seconds(intervals=pipeline.analyse.bootstrap > 0)
 
 
@@ -263,7 +303,11 @@ def _free(pipeline: "Pipeline") -> dict[str, int]:
     folder = pipeline.output.folder.absolute()
     above = next(one for one in (folder, *folder.parents) if one.exists())
     memory = psutil.virtual_memory()
-    return {"disk": shutil.disk_usage(above).free, "memory": int(memory.total)}
+    return {
+        "disk": shutil.disk_usage(above).free,
+        "temporary": shutil.disk_usage(tempfile.gettempdir()).free,
+        "memory": int(memory.total),
+    }
 
 
 def _advice(made: Plan, extracted: list[Stored]) -> list[str]:

@@ -124,11 +124,16 @@ def run_steps(run: PipelineRun) -> Finished:
         others = [replace(one, key=of) for one, of in zip(others, keys, strict=True)]
     else:
         key = step(steps.extract_images, f"extract {label}")(run, weights, "network")
+    from alike.index.places import why_not_whole
+
     report = run.folder / "report.html"
     with run.store().files.snapshot():
         _note_changes(run, key)
         question = _question(run, own, key, others)
-        earlier = None if run.seconds else run.memo.outputs("report", question)
+        earlier = None
+        # The report shows nothing of the index, which others ask.
+        if not run.seconds and not why_not_whole(run.store(), key, run.pipeline.index.measure):
+            earlier = run.memo.outputs("report", question)
         if earlier is not None:
             run.decide(earlier["decisions"])
             note_policy(run)
@@ -144,8 +149,11 @@ def run_steps(run: PipelineRun) -> Finished:
     rounds = Rounds(run, log, Accepted(weights, key), before, untrained)
     rounds.go()
     _compare_with(run, rounds, others)
-    run.memo.forget("report")
     question, history = _question(run, own, rounds.served, others), History(run.store())
+    if not (run.reasons or run.seconds):
+        # Else the report follows from what ran.
+        run.explain("report", run.reason_of("report", question))
+    run.memo.forget("report")
     record, images = record_of(run, history, rounds.current, digest(question), others)
     past = over_time([*history.records(), record])
     step(_report, "report")(run, before, rounds, report, past)

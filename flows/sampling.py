@@ -5,6 +5,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class Sample:
         fixed: seconds of a step that a few images take too: imports, checks, first passes.
         dims: length of the vectors of every measure that evaluates the first network, the
             headline's first.
+        largest: images of the largest class.
     """
 
     images: int
@@ -74,6 +76,7 @@ class Sample:
     others: tuple["Stored", ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    largest: int = 0
 
     @property
     def stored(self) -> tuple["Stored", ...]:
@@ -135,7 +138,8 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
     importlib.import_module("alike.analysis.analyse")
     start = time.perf_counter() - began
     source = source_of(pipeline)
-    listed = sum(1 for _ in source)
+    classes = Counter(one.label for one in source)
+    listed = classes.total()
     paths = [path for path, _ in spread(source, listed, MOST)]
     started = time.perf_counter()
     for path in paths[:LEAST]:
@@ -205,6 +209,7 @@ def measure(pipeline: "Pipeline", seconds: float = SECONDS) -> Sample:
             others=tuple(_stored_of(store.features(one.key)) for one in others),
             fixed=fixed,
             dims=dims,
+            largest=max(n for label, n in classes.items() if label is not None or n == listed),
         )
 
 

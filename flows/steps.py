@@ -46,6 +46,11 @@ _REASONS = {
     "modules_hash": "the network's code changed",
     "train": "the training images changed",
     "validation": "the validation images changed",
+    "settings": "the settings changed",
+    "network": "the network changed",
+    "served": "another network is served",
+    "features": "the features changed",
+    "others": "further networks changed",
 }
 """Input of a step to the reason for which it runs again; any other input is a setting."""
 
@@ -98,6 +103,7 @@ class PipelineRun:
         local = expanded(self.store_url.removeprefix("file://"))
         self.memo = Memo(self.folder, remote_files(self.store_url) or local)
         self.notes.extend(self.memo.notes)
+        self.passing.update(self.memo.notes)
         self.workers = Workers(self.pipeline.cluster)
 
     def decide(self, sentences: Iterable[str]) -> None:
@@ -118,7 +124,7 @@ class PipelineRun:
         """
         outputs = self.memo.outputs(artefact, inputs)
         if outputs is None:
-            self.explain(name, self._reason(artefact, inputs))
+            self.explain(name, self.reason_of(artefact, inputs))
             if writes:
                 self.memo.begin(artefact, writes)
             else:
@@ -148,7 +154,8 @@ class PipelineRun:
         self.reasons.append(f"{name}: {reason}")
         self.tell(self.reasons[-1])
 
-    def _reason(self, artefact: str, inputs: dict[str, Any]) -> str:
+    def reason_of(self, artefact: str, inputs: dict[str, Any]) -> str:
+        """Why an artefact is made again."""
         differing = self.memo.differs(artefact, inputs)
         if differing is None:
             return "not finished before"
@@ -352,7 +359,7 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     """The nearest-neighbour index of a group, if its features or the wish changed."""
     from alike.index.build import build_index
     from alike.index.files import CARD
-    from alike.index.places import name_of
+    from alike.index.places import name_of, why_not_whole
     from alike.index.specs import Wish
 
     store = run.store()
@@ -362,8 +369,9 @@ def build(run: PipelineRun, key: str, name: str) -> None:
     artefact, label = f"index {key} {settings.measure}", f"index {name}"
     # The card names the file of the index with its checksum: hashing it is enough.
     card = run.file(f"{name_of(key, settings.measure)}/{CARD}")
-    if not _holds_index(store, key, settings.measure):
-        run.explain(label, "there is none")
+    lacking = why_not_whole(store, key, settings.measure)
+    if lacking:
+        run.explain(label, lacking)
         run.memo.forget(artefact)
     elif run.reuse(artefact, inputs, label) is not None:
         return
@@ -383,18 +391,6 @@ def build(run: PipelineRun, key: str, name: str) -> None:
             ask(map_blocks=rows, rebuild=True)
     run.seconds[label] = time.perf_counter() - started
     run.keep(artefact, inputs, {"key": key}, (card,))
-
-
-def _holds_index(store: "Store", key: str, measure: str) -> bool:
-    """Whether the file that the card names is there."""
-    from alike.index.places import card_of, name_of
-
-    try:
-        card = card_of(store, key, measure)
-    except StoreDamaged:
-        return False
-    name = name_of(key, measure)
-    return card is not None and store.files.size(f"{name}/{card.file}") is not None
 
 
 def evaluate_group(

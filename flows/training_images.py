@@ -54,7 +54,7 @@ def training_images(
         return _from_store(store, features, share, (network, weights), (chosen, size), where)
     if network is None or images is None:
         raise BadInput(f"--images {images} needs --network NAME too")
-    loaded = named_network(network, weights or "none", chosen, size)
+    loaded = named_network(network, "none" if weights is None else weights, chosen, size)
     given = {**(options or {}), **({"where": where} if where else {})}
     return _from_images(images, loaded, given, 0.5 if share is None else share)
 
@@ -89,7 +89,7 @@ def _from_store(
     name, weights = other
     extraction = Extraction.from_dict(features.attrs)
     if name:
-        start = named_network(name, weights or "none", *how)
+        start = named_network(name, "none" if weights is None else weights, *how)
     elif weights:
         chosen, size = how
         like = {

@@ -145,6 +145,7 @@ def unchanged_run(pipeline: "Pipeline", tell: Tell = unsaid) -> Finished | None:
                 _gone(left)
                 or left.state.difference(state_of(pipeline, left.code))
                 or _record(pipeline, left)
+                or _policy(pipeline)
                 or _listing(pipeline, left)
             )
         except (AlikeError, OSError) as error:
@@ -200,6 +201,15 @@ def _record(pipeline: "Pipeline", left: Left) -> str:
 
     records = History(Store.open(pipeline.store_place)).records()
     return "" if any(one.id == left.run for one in records) else "the record of that run is gone"
+
+
+def _policy(pipeline: "Pipeline") -> str:
+    """Why `alike store gc` would not do what [keep] says; empty if it would."""
+    from alike.extract.store import Store
+    from alike.flows.keeping import Policy
+
+    noted = Policy.of(Store.open(pipeline.store_place))
+    return "" if noted.is_of(pipeline.keep) else "the settings of [keep] changed"
 
 
 def _listing(pipeline: "Pipeline", left: Left) -> str:

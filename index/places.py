@@ -246,6 +246,35 @@ def _parts(card: Card) -> list[tuple[str, int | None, str]]:
     return [one for one in (*parts, (card.tail, None, card.tail_checksum)) if one[0]]
 
 
+def why_not_whole(store: Any, key: str, measure: str) -> str:
+    """Why an index is not there as its card says; empty if it is.
+
+    Of a local store its files are read. Of a remote one, from which they would be transferred,
+    their sizes are compared.
+
+    Args:
+        store: that has it.
+        key: of the features.
+        measure: name of the measure.
+    """
+    try:
+        card = card_of(store, key, measure)
+    except StoreDamaged:
+        return "its card is damaged"
+    if card is None:
+        return "there is none"
+    folder = name_of(key, measure)
+    for name, size, digest in _parts(card):
+        there = store.files.size(f"{folder}/{name}")
+        if there is None:
+            return f"{name} is gone"
+        local = store.root_path is not None and digest
+        wrong = size is not None and there != size
+        if wrong or (local and checksum(folder_of(store, key, measure) / name) != digest):
+            return f"{name} is damaged"
+    return ""
+
+
 def _stored_card(store: Any, key: str, measure: str) -> bytes | None:
     try:
         return bytes(store.read_file(f"{name_of(key, measure)}/{CARD}"))

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from alike.extract.errors import BadInput
+from alike.extract.errors import BadInput, ProcessDone
 from alike.train.run_log import RunLog
 from alike.train.step import ConsistencyStep
 
@@ -61,7 +61,7 @@ def fit(
             # Lightning's own ends with status 0, as if the run were finished.
             raise SystemExit(128 + signal.SIGTERM) from ended
         if not trainer.is_global_zero:
-            raise SystemExit(0)
+            raise ProcessDone(0)
 
 
 def _device(device: str, devices: int) -> tuple[str, int | list[int]]:

@@ -4,6 +4,7 @@ from .copies import linked_units as linked_units
 from .gathered import counted_lists as counted_lists
 from .gathered import gathers as gathers
 from .gathered import one_pass_pays as one_pass_pays
+from .gathered import waiting_bytes as waiting_bytes
 from .influence import SCORES as SCORES
 from .influence import Changes as Changes
 from .influence import score_spread as score_spread

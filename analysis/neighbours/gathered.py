@@ -138,6 +138,21 @@ def expected_bytes(n: int, rate: float) -> float:
     return 0.5 * rate * n**2 * 10
 
 
+def waiting_bytes(n: int, dim: int, longest: int) -> int:
+    """Bytes of the file of candidates of an analysis that is planned; 0 where none is made.
+
+    Args:
+        n: images that are evaluated.
+        dim: length of a vector.
+        longest: images of the longest list.
+    """
+    if not one_pass_pays(n, dim, longest):
+        return 0
+    sample = sample_size(n)
+    size = int(expected_bytes(n, rank_of(longest, sample, n) / sample))
+    return size if size > HELD else 0
+
+
 def gathers(plan: Listing) -> bool:
     """Whether lists can be made from the tiles of pairs: short ones, of many images.
 

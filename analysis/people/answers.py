@@ -136,6 +136,9 @@ def answers_digest(file: str | Path) -> str:
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     """Arrays by name, and the digest of the file."""
+    if not path.is_file():
+        fault = "a folder" if path.is_dir() else "no such file"
+        raise BadInput(f"{path}: {fault}; expected {EXPECTED}")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         content = _content(path)

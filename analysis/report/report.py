@@ -241,7 +241,8 @@ def write_dated(report: Path, to: Path) -> None:
         if not found:
             raise ValueError(f"{report} is not a report of this version: no {old[:40]}")
         page = f"{before}{new}{after}"
-    if not script.exists():
+    # One that is damaged leaves all dated reports without figures.
+    if not script.exists() or script.read_bytes() != _script().encode():
         with aside(script) as partial:
             partial.write_text(_script(), encoding="utf-8")
     with aside(to) as partial:

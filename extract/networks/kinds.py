@@ -3,13 +3,15 @@
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import urllib.error
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -47,7 +49,8 @@ class Kind:
             BadInput: the factory does not take these arguments or gives no module.
         """
         try:
-            module = self.factory(**args)
+            with _kept_alive():
+                module = self.factory(**args)
         # A factory is anybody's code: it may raise anything, and end the process.
         except (Exception, SystemExit) as error:
             raise BadInput(
@@ -237,6 +240,26 @@ class TimmKind(Kind):
         return Transform(resize, side, mean, std, interpolation=config["interpolation"])
 
 
+@contextmanager
+def _kept_alive() -> Iterator[None]:
+    """Inside, `os._exit` raises `SystemExit`: a network's file ends no process without a word.
+
+    A process that the file forks ends as it wants.
+    """
+    leave, own = os._exit, os.getpid()
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() != own:
+            leave(status)
+        raise SystemExit(f"os._exit({status})")
+
+    os._exit = end
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
 def kind_of(name: str) -> Kind:
     """The origin of a network's name.
 
@@ -283,7 +306,8 @@ def _own_file(name: str) -> Kind:
         raise BadInput(f"network file {file} does not exist (of --network {name})")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        code = load_user_file(path)
+        with _kept_alive():
+            code = load_user_file(path)
     # A script that parses its arguments when it is imported ends by SystemExit.
     except (Exception, SystemExit) as error:
         raise BadInput(f"network file {file} fails: {_reason(error)}") from error
@@ -309,4 +333,6 @@ def _advice(error: BaseException) -> str:
 def _reason(error: BaseException) -> str:
     """One line: what the user's code raised, in the user's names."""
     first = plain_names(f"{type(error).__name__}: {error}").split("\n")[0]
+    if isinstance(error, SystemExit):
+        first += "; it must not end the process"
     return "".join([first, *getattr(error, "__notes__", ())])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -220,13 +221,12 @@ def load_network(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loaded = _Loaded(kind.build(factory_args), factory_args)
-    elif not Path(weights).is_file() and kind.is_pretrained(weights):
+    elif not _is_place(weights) and kind.is_pretrained(weights):
         args = {**kind.trained_args(), **factory_args}
         module, weights = kind.pretrained(weights, args)
         loaded = _Loaded(module, args)
     else:
-        path = expanded(weights).resolve()
-        path = path / RUN_WEIGHTS if path.is_dir() else path
+        path = _weights_file(kind, weights)
         loaded = _from_file(kind, path, factory_args, weights_key, weights_prefix, output)
         weights = str(path)
     module, factory_args, metadata = loaded.module.eval(), loaded.args, loaded.metadata
@@ -262,6 +262,36 @@ def load_network(
         notes=notes,
         headless=bool(loaded.lacking),
     )
+
+
+def _is_place(weights: str) -> bool:
+    """Whether a file or a folder has this name, which comes before a word for weights."""
+    return not weights.strip() or expanded(weights).exists()
+
+
+def _weights_file(kind: Kind, weights: str) -> Path:
+    """The file of weights that are none of the origin's own.
+
+    Raises:
+        BadInput: a name without a file.
+    """
+    ways = "give a weights file, the folder of a retraining, or none for random weights"
+    if not weights.strip():
+        raise BadInput(f"weights {weights!r} of {kind.name}: an empty name; {ways}")
+    path = expanded(weights).resolve()
+    if path.is_dir():
+        if not (path / RUN_WEIGHTS).is_file():
+            raise BadInput(
+                f"weights {weights} is a folder without {RUN_WEIGHTS}, so no retraining's: {ways}"
+            )
+        return path / RUN_WEIGHTS
+    word = weights.rpartition(".")[2]
+    if not path.exists() and (word == "DEFAULT" or re.fullmatch(r"[A-Z0-9]+(_[A-Z0-9]+)+", word)):
+        raise BadInput(
+            f"weights {weights!r}: a word for torchvision's and timm's networks, which does not go "
+            f"with {kind.name}: {ways}"
+        )
+    return path
 
 
 def _settle_output(module: nn.Module, transform: Transform, output: str) -> str:

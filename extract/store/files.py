@@ -330,7 +330,9 @@ class LocalFiles:
                 if durable:
                     os.fsync(file.fileno())
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            # A file system that became read-only refuses that too.
+            with suppress(OSError):
+                aside.unlink()
             raise explain(error, self.url) or error from error
         return aside
 

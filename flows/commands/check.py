@@ -85,7 +85,10 @@ def register(app: typer.Typer) -> None:
                 weights_prefix,
             )
             loaded: Network = named_network(
-                network, weights or default_weights(network), chosen, (resize, crop)
+                network,
+                default_weights(network) if weights is None else weights,
+                chosen,
+                (resize, crop),
             )
             facts["network"] = preview_network(opened, loaded, images).to_dict()
         print_json(facts) if as_json else _print(facts)

@@ -1,6 +1,7 @@
 """`alike extract`: features of a set of images into a store; only what is missing is computed."""
 
 import json
+from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -177,7 +178,7 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
     """NAME=VALUE options as a dict; a value that is JSON is parsed (numbers, true, lists).
 
     Raises:
-        BadInput: no equals sign.
+        BadInput: no equals sign; a name with two values.
     """
     from alike.extract.errors import BadInput
 
@@ -186,10 +187,12 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"option {text!r}: NAME=VALUE expected")
-        try:
-            values[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            values[name] = value
+        read: Any = value
+        with suppress(ValueError, RecursionError):
+            read = json.loads(value)
+        if name in values and values[name] != read:
+            raise BadInput(f"{name} is given as {values[name]!r} and as {read!r}: give it once")
+        values[name] = read
     return values
 
 

@@ -93,6 +93,8 @@ def _print(made: "Plan") -> None:
         f"{made.memory['worker'] / gib:.3g} GiB a worker of the extraction, "
         f"{made.memory['analysis'] / gib:.3g} GiB for index and analysis"
     )
+    if made.temporary:
+        typer.echo(f"temporary files: {_size(made.temporary)} while pairs are counted (TMPDIR)")
     for name, seconds in made.seconds.items():
         if seconds:
             typer.echo(f"{name}: about {duration(seconds)}")

@@ -1,11 +1,13 @@
 """`alike retrain`: train a network further so that images of one class get alike features."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alike.extract.errors import BadInput
 from alike.flows.options import (
     PATH,
     ClassesOption,
@@ -35,6 +37,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("retrain")
     def retrain_(
+        ctx: typer.Context,
         to: Annotated[
             Path, typer.Option(**PATH, help="Output folder of weights, log and decisions.")
         ],
@@ -121,7 +124,7 @@ def register(app: typer.Typer) -> None:
         named = {"loss": loss, "epochs": epochs, "seed": seed, "augment": augment}
         optional = {"lr": lr, "weight": weight, "batch_size": batch_size}
         given = {name: value for name, value in optional.items() if value is not None}
-        settings = TrainSettings(**{**named, **given, **pairs(set_)})
+        settings = TrainSettings(**{**named, **given, **_further(ctx, pairs(set_), named | given)})
         loaded, listed, read = training_images(
             (store, features, train_share),
             (images, network, weights),
@@ -153,6 +156,26 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         _tell(run, sum(label is not None for _, label in held_out), as_json)
+
+
+def _further(
+    ctx: typer.Context, further: dict[str, Any], of_options: Mapping[str, object]
+) -> dict[str, Any]:
+    """Settings of --set.
+
+    Raises:
+        BadInput: one that its own option gives otherwise.
+    """
+    for name, value in further.items():
+        source = ctx.get_parameter_source(name) if name in of_options else None
+        if source is None or source.name == "DEFAULT" or value == of_options[name]:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        raise BadInput(
+            f"--set {name}={value} and {option} {of_options[name]} are two values of one setting: "
+            "give one of them"
+        )
+    return further
 
 
 def _alone(out: Path) -> AbstractContextManager[None]:

@@ -3,10 +3,12 @@
 import datetime
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -268,6 +270,34 @@ def test_a_webhook_is_tried_again_only_where_that_can_help(hook, statuses, asked
     else:
         alarm.post(url, message)
     assert server.got == [("abc", message)] * asked
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("begins", "piece", "fails"),
+    [(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", True), (b"HTTP/1.1 200 OK\r\n\r\n", b"x", False)],
+)
+def test_a_webhook_that_answers_without_end_is_not_waited_for(monkeypatch, begins, piece, fails):
+    """Its headers have a time limit as a whole, and its body is not read."""
+    monkeypatch.setattr(alarm, "PAUSES", ())
+    monkeypatch.setattr(alarm, "TIMEOUT", 1.0)
+    over = threading.Event()
+
+    def drip(server):
+        with server.accept()[0] as connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(begins)
+            while not over.wait(0.05):
+                connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=(server,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/services/verysecret"
+        with pytest.raises(AlikeError) if fails else nullcontext() as error:
+            alarm.post(url, {"id": "abc"})
+    over.set()
+    if fails:
+        assert str(error.value).endswith(": no answer after 1 s")
 
 
 def test_a_webhook_that_is_not_there_is_named_without_its_secret(monkeypatch, place):

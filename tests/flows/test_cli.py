@@ -13,7 +13,8 @@ import pytest
 import typer.main
 from PIL import Image
 
-from alike.flows import cli, orchestration
+from alike.extract.errors import ProcessDone
+from alike.flows import cli, log_lines, orchestration
 from alike.flows.cli import app, main
 
 
@@ -99,6 +100,50 @@ def test_run_refuses(alike, place, source, network, says):
     assert done.err.count("\n") == 1, done.err
 
 
+@pytest.mark.quick
+def test_code_that_ends_the_process_is_no_good_end(alike, monkeypatch):
+    """As a network whose forward pass calls `sys.exit()`; a process of several ends as it wants."""
+    monkeypatch.setattr(cli, "app", lambda **_: sys.exit())
+    done = alike("run", "p.toml")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "ended the process by itself" in done.err
+
+    def done_here(**_):
+        raise ProcessDone(0)
+
+    monkeypatch.setattr(cli, "app", done_here)
+    assert alike("retrain") == Outcome(0, "", "")
+
+
+@pytest.mark.quick
+def test_a_command_that_does_not_exist_is_told_in_the_form_that_was_chosen(alike):
+    try:
+        done = alike("--log-format", "json", "analize")
+        assert json.loads(done.err)["message"].startswith("No such command 'analize'")
+    finally:
+        log_lines.forget_choice()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("DEFAULT", "a word for torchvision's and timm's networks"),
+        ("ResNet18_Weights.IMAGENET1K_V1", "a word for torchvision's and timm's networks"),
+        ("", "an empty name"),
+        ("two", "is a folder without weights.safetensors"),
+        ("none.pth", "none.pth does not exist"),
+    ],
+)
+def test_weights_that_are_none_of_a_network_file(alike, place, weights, says):
+    (place / "net.py").write_text("from torch import nn\n\ndef net():\n    return nn.Flatten()\n")
+    command = ("extract", "two", "--network", "net.py:net", "--store", "s", "--weights", weights)
+    done = alike(*command, cwd=place)
+    assert (done.status, done.err.count("\n")) == (2, 1), done.err
+    assert says in done.err
+    assert not (place / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -132,6 +177,18 @@ def test_run_refuses(alike, place, source, network, says):
         (("retrain", "--to", "r", "--set", "warmup=NaN"), "warmup = nan"),
         (("retrain", "--to", "r", "--set", "speed=1"), "no such setting: speed"),
         (("retrain", "--to", "r", "--lr", "inf"), "lr = inf"),
+        (
+            ("retrain", "--to", "r", "--epochs", "20", "--set", "epochs=3"),
+            "--set epochs=3 and --epochs 20 are two values of one setting",
+        ),
+        (
+            ("retrain", "--to", "r", "--set", "batch_size=3", "--batch-size", "4"),
+            "--set batch_size=3 and --batch-size 4 are two values",
+        ),
+        (
+            ("retrain", "--to", "r", "--set", "lr=1", "--set", "lr=2"),
+            "lr is given as 1 and as 2: give it once",
+        ),
         (("analyse", "--store", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
         (("demo", "--to", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
         (("analyse", "--store", "s", "--cluster", "10.0.0.1"), "'10.0.0.1': expected local, a"),

@@ -65,7 +65,7 @@ def test_the_file_is_checked_before_a_run(place):
     pipeline = read_pipeline(file)
     assert pipeline.analyse.human == str(place.folder.resolve() / "votes.npz")
     assert pipeline.shown["analyse"]["human"] == "votes.npz"
-    with pytest.raises(BadInput, match="No such file"):
+    with pytest.raises(BadInput, match="no such file"):
         check(pipeline)
     np.savez(place.folder / "votes.npz", other=np.ones(3))
     with pytest.raises(BadInput, match="holds other"):

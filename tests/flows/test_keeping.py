@@ -16,6 +16,8 @@ from alike.flows.cli import app
 from alike.flows.history import History
 from alike.flows.keeping import Policy
 from alike.flows.run import run_settings_file
+from alike.flows.settings import read_pipeline
+from alike.flows.unchanged import unchanged_run
 
 
 @dataclass
@@ -82,7 +84,9 @@ def test_superseded_networks_go(place, tmp_path):
     assert verify(Store.open(store.url)).damage == ()
 
 
-def test_images_that_left_go_before_anything_is_made_of_them(place, tmp_path):
+def test_images_that_left_go_before_anything_is_made_of_them(place, tmp_path, monkeypatch):
+    # Files of this second count as unchanged too.
+    monkeypatch.setattr("alike.extract.images.source.SETTLED", -(10**15))
     place.keep = "[keep]\nremoved_days = 0\n"
     place.run()
     store = Store.open(tmp_path / "out" / "store")
@@ -96,6 +100,14 @@ def test_images_that_left_go_before_anything_is_made_of_them(place, tmp_path):
     assert after["scores"].shape == fresh["scores"].shape
     np.testing.assert_allclose(after["scores"]["value"], fresh["scores"]["value"], atol=1e-6)
     assert collected(store, "--dry-run") == []
+    # What is set is taken down also by a run that finds nothing changed.
+    place.keep = "[keep]\nremoved_days = 5\n"
+    said = []
+    pipeline = read_pipeline(place.write_settings("out"))
+    assert unchanged_run(pipeline, lambda line, **_: said.append(line)) is None
+    assert said == ["not as the last run left it: the settings of [keep] changed"]
+    run_settings_file(tmp_path / "out.toml", silent)
+    assert Policy.of(Store.open(store.url)).removed_days == 5
     record = History(store).records()[-1]
     assert any("1 features of images that left" in one for one in record.decisions)
     # What that run did is not what the next one did.

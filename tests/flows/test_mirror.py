@@ -1,5 +1,7 @@
 """The copy of reports and weights at another place."""
 
+import shutil
+
 import fsspec
 import pytest
 from changing_set import RIGHT, Place, without_prefect
@@ -60,6 +62,11 @@ def test_what_changed_is_copied_and_what_is_gone_deleted(folder, s3_requests):
     assert there() == now | others | {"report.html": "another", "reports/3.html": "new"}
     put = {one.rpartition("/")[2] for one in s3_requests if one.startswith("put_object")}
     assert put == {"report.html", "3.html"}
+    # What somebody deleted there is copied again when something is.
+    files.rm("mirrored/site/reports", recursive=True)
+    (folder / "report.html").write_text("once more")
+    mirror(folder, "s3://mirrored/site/", silence)
+    assert there() == now | {"report.html": "once more", "reports/3.html": "new"}
     # What is remembered and cannot be read costs a copy of all.
     (folder / FILE).write_text("{")
     (folder / "report.html").write_text("again")
@@ -83,6 +90,10 @@ def test_another_place_gets_all_and_a_failure_is_tried_again(folder, tmp_path):
         assert {one.relative_to(to).as_posix() for one in to.rglob("*") if one.is_file()} == {
             *NAMES
         }
+    # A disk that was exchanged.
+    shutil.rmtree(tmp_path / "elsewhere")
+    mirror(folder, str(tmp_path / "elsewhere"), silence)
+    assert (tmp_path / "elsewhere" / "reports" / "1.html").is_file()
     mirror(folder, None, silence)
 
 

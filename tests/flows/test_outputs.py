@@ -15,12 +15,14 @@ import pytest
 from changing_set import RIGHT, Place, without_prefect
 
 from alike.analysis import analyse as analysing
-from alike.extract.errors import BadInput
+from alike.extract.errors import AlikeError, BadInput
 from alike.extract.replacing import aside, check_target
 from alike.extract.store.files import LocalFiles
-from alike.flows import cli
+from alike.flows import cli, orchestration
 from alike.flows import run as whole_run
 from alike.flows.cli import main
+from alike.flows.orchestration import full_disk, prepare
+from alike.flows.outputs import make_output
 from alike.index.files import write_faiss
 
 
@@ -242,6 +244,43 @@ def test_places_that_the_system_does_not_give_links_to_nothing_and_urls_are_no_t
     assert (tmp_path / f"{'n' * 250}.txt").exists()
     with pytest.raises(BadInput, match="cannot be made"):
         LocalFiles(Path("/proc/x/store")).write("store.json", b"")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("code", "status", "advice"),
+    [(errno.ENOSPC, 1, "make room there"), (errno.EROFS, 2, "cannot be written")],
+)
+def test_a_full_disk_is_no_wrong_place(code, status, advice, tmp_path, monkeypatch, capsys):
+    """For the output folder and Prefect's, and for files of a store that became read-only."""
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        for work in (lambda: make_output(tmp_path / "out"), lambda: prepare(tmp_path)):
+            patch.setattr(cli, "app", lambda work=work, **_: work())
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            line = capsys.readouterr().err
+            assert (ended.value.code, advice in line) == (status, True), line
+    files = LocalFiles(tmp_path)
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(AlikeError, match=r"cannot be written|no room for more"):
+        files.write("store.json", b"")
+
+
+@pytest.mark.quick
+def test_prefect_on_a_full_disk_is_told_as_that(tmp_path, monkeypatch):
+    """Its server answers with status 500 then, and says no reason."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    assert full_disk(tmp_path / "not there") == ""
+    monkeypatch.setattr(orchestration, "NO_DISK", 2**62)
+    assert f"the disk of {tmp_path} is full: make room" in full_disk(tmp_path / "not there")
 
 
 @pytest.mark.quick

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -251,3 +252,21 @@ def test_memory_is_that_of_real_processes(n, tmp_path):
     )
     peak = int(subprocess.check_output([sys.executable, "-c", PEAK], cwd=tmp_path, text=True))
     assert max(json.loads(told)["memory"].values()) == pytest.approx(peak, rel=0.25)
+
+
+def test_candidates_of_neighbours_are_told_of_where_they_wait(sampled, monkeypatch):
+    """Of 625,000 images that the budget allows, each with 6,250 of its class."""
+    settings, sample = sampled
+    pipeline = read_pipeline(settings)
+    assert sample.largest == 240
+    assert plan(pipeline, sample).temporary == 0
+    rare = replace(sample, dims={"gap_cosine": 512}, largest=12)
+    made = plan(pipeline, rare, 1_000_000)
+    # The rank in a sample of 8,192 images: 81.9 are expected, four standard errors and 3 more.
+    assert made.temporary == int(0.5 * (121 / 8192) * 625_000**2 * 10)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**10))
+    notes = plan(pipeline, rare, 1_000_000).notes
+    assert any(one.startswith("candidates of neighbours take 28.8 GB, and ") for one in notes)
+    workers = pipeline.cluster.model_copy(update={"workers": 2})
+    spread = pipeline.model_copy(update={"cluster": workers})
+    assert plan(spread, rare, 1_000_000).temporary == 0

@@ -123,6 +123,8 @@ def test_the_command_takes_more_than_two(tmp_path):
     assert history.find("last~1") == SECOND
     with pytest.raises(BadInput, match="'last~9': no run has that id"):
         history.find("last~9")
+    with pytest.raises(BadInput, match="'': an empty name; name an id"):
+        history.find("")
     with pytest.raises(BadInput, match="'accepted': no reference; accept one by"):
         history.find("accepted")
     history.accept(FIRST, "me")

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -253,6 +254,12 @@ def test_a_lost_index_and_a_damaged_picture_are_made_again(place):
     again, _, _ = run(place)
     assert sorted(again.seconds) == ["explain network", "index network"]
     assert len(picture.read_bytes()) > 100
+    # The index alone, of which the report shows nothing.
+    for harm in (Path.unlink, flipped):
+        (index,) = (store / "index" / done.key / "gap_cosine").glob("*.faiss")
+        harm(index)
+        assert list(run(place)[0].seconds) == ["index network"]
+        assert run(place)[0].reused
 
 
 @pytest.mark.parametrize(
@@ -265,6 +272,7 @@ def test_a_damaged_memo_is_no_fault(place, text):
     assert (again.reused, again.key) == (False, done.key)
     assert "steps.json cannot be read" in again.notes[0]
     assert_same(tables, others)
+    assert run(place)[0].notes == done.notes, "what was so then is told by no later run"
 
 
 @pytest.mark.quick

@@ -338,8 +338,9 @@ class TestFiles:
         np.savez(tmp_path / "a.npz", **content)
         with pytest.raises(BadInput, match=reason):
             read_answers(tmp_path / "a.npz", images)
-        with pytest.raises(BadInput, match="cannot be read"):
-            read_answers(tmp_path / "none.npz", images)
+        for name, fault in (("none.npz", "no such file"), ("", "a folder")):
+            with pytest.raises(BadInput, match=rf"{tmp_path / name}: {fault}; expected an \.npz"):
+                read_answers(tmp_path / name, images)
 
     def test_names_of_images_in_a_table_are_texts(self, tmp_path, images):
         """An image within a Parquet file is named by its row; a file may be named with a #."""

@@ -442,6 +442,9 @@ def test_dated_reports_share_one_script(tmp_path, analysed):
     report = write_report(tmp_path / "report.html", before=analysed())
     for day in (1, 2):
         write_dated(report, tmp_path / "reports" / f"2026-01-0{day}.html")
+        if day == 1:
+            (damaged,) = (tmp_path / "reports").glob("*.js")
+            damaged.write_text("")
     pages = sorted((tmp_path / "reports").glob("*.html"))
     (script,) = (tmp_path / "reports").glob("*.js")
     assert len(pages) == 2

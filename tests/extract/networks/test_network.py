@@ -15,6 +15,7 @@ from alike.extract.networks.extraction import Extraction
 from alike.extract.networks.network import load_network, network_of, write_network
 from alike.extract.networks.taps import forward_taps
 from alike.extract.networks.transform import Transform
+from alike.extract.networks.weights import write_weights
 from alike.extract.pipeline import extract
 from alike.extract.store.store import Store
 
@@ -234,3 +235,11 @@ def test_squeezenet_on_photographs_is_as_right_as_a_plain_loop(
     assert report.n_rows == 200
     assert report.top1 == pytest.approx(0.485, abs=0.006)
     assert not any("preprocessing" in note for note in report.notes)
+
+
+def test_the_folder_of_a_retraining_is_taken_for_a_network_of_torchvision(tmp_path):
+    module = load_network("squeezenet1_1").module
+    (tmp_path / "runs").mkdir()
+    write_weights(tmp_path / "runs" / "weights.safetensors", module)
+    loaded = load_network("squeezenet1_1", str(tmp_path / "runs"))
+    assert loaded.weights == str(tmp_path / "runs" / "weights.safetensors")

@@ -500,8 +500,13 @@ def test_weights_of_half_precision_are_told_from_a_network_of_single_images(tmp_
 
 def test_a_factory_that_ends_the_process_or_gives_no_values_is_one_line(tmp_path: Path) -> None:
     name = net_of(tmp_path, "return y", make="raise SystemExit(3)")
-    with pytest.raises(BadInput, match="SystemExit: 3"):
+    with pytest.raises(BadInput, match="SystemExit: 3; it must not end the process"):
         load_network(name)
+    leave = os._exit
+    name = net_of(tmp_path, "return y", make="import os; os._exit(0)")
+    with pytest.raises(BadInput, match=r"os\._exit\(0\); it must not end the process"):
+        load_network(name)
+    assert os._exit is leave
     name = net_of(tmp_path, "return y", make="return Net().to('meta')")
     with pytest.raises(BadInput, match="on the device meta, without values"):
         load_network(name)
