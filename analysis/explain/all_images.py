@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PART = 256
 _WAY_OUT = "delete it and run `alike explain --all` again"
 # Raise it when a method gives other maps than before, so that stored ones are not taken for them.
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclass(frozen=True)

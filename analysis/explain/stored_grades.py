@@ -11,7 +11,7 @@ from alike.extract.command import command_of
 if TYPE_CHECKING:
     from alike.extract.store import Features
 
-VERSION = 4
+VERSION = 5
 """Of what the numbers are: another one is graded anew by the next run."""
 NOT_GRADED = "no grade measured"
 NOTE = (

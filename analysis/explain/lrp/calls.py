@@ -4,14 +4,16 @@ A handler takes the signals, the function and the call's own arguments. It retur
 from an autograd function of `lrp.functions`, whose backward pass carries relevance.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from alike.analysis.explain.lrp import rules
-from alike.analysis.explain.lrp.functions import Average, Linear, Pass, Sum
+from alike.analysis.explain.lrp.functions import Halves, Linear, Mix, Pass, Scaled, Sum
 from alike.analysis.explain.lrp.signals import Signals, tensors_in
 
 
@@ -21,10 +23,16 @@ def _names(text: str) -> frozenset[str]:
 
 # The relevance of a value goes to the place that the value came from: autograd's own rule.
 MOVES = _names(
-    """flatten unflatten view view_as reshape permute transpose swapaxes movedim contiguous roll pad
-    unsqueeze squeeze expand expand_as cat concat stack split chunk unbind narrow select __getitem__
-    pixel_shuffle pixel_unshuffle channel_shuffle clone to cpu cuda float double identity max_pool2d
-    adaptive_max_pool2d amax"""
+    """flatten unflatten view view_as reshape reshape_as ravel permute transpose swapaxes swapdims
+    movedim contiguous roll flip pad unsqueeze squeeze expand expand_as repeat repeat_interleave
+    tile cat concat stack split chunk unbind narrow select index_select gather where masked_fill
+    __getitem__ unfold pixel_shuffle pixel_unshuffle channel_shuffle clone to type_as cpu cuda float
+    double identity max_pool1d max_pool2d adaptive_max_pool2d amax"""
+)
+# Of these it is followed which values are the same for every image.
+FOLLOWED = _names(
+    """flatten unflatten view view_as reshape permute transpose swapaxes movedim contiguous roll
+    unsqueeze squeeze expand cat concat stack split chunk unbind narrow select __getitem__ clone"""
 )
 # One number in, one number out, nothing mixed: relevance passes unchanged.
 ELEMENTWISE = _names(
@@ -32,8 +40,16 @@ ELEMENTWISE = _names(
     hardswish softplus prelu rrelu tanh neg clamp clamp_min dropout dropout_ dropout2d
     feature_dropout alpha_dropout"""
 )
-GATES = _names("sigmoid sigmoid_ hardsigmoid hardsigmoid_")
-AVERAGES = _names("mean sum avg_pool2d adaptive_avg_pool2d interpolate")
+# The result only scales: a gate, the weights of an attention, a length.
+GATES = _names(
+    "sigmoid sigmoid_ hardsigmoid hardsigmoid_ softmax norm linalg_norm linalg_vector_norm"
+)
+AVERAGES = _names(
+    "mean sum avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate"
+)
+# New tensors of the shape of a signal: no value of it is read.
+SHAPES = _names("new_zeros new_ones new_full zeros_like ones_like full_like")
+TWO_SIGNALS = "two signals are multiplied, and neither comes from a sigmoid or softmax"
 # Changes of scale keep track of the least and greatest input for the box rule.
 SCALINGS = _names("mul mul_ add add_ sub sub_ div div_")
 
@@ -64,9 +80,9 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str):
-        raise signals.no_rule("conv2d", f"padding {padding!r} is given by name")
     x, weight = input, weight.detach()
+    if isinstance(padding, str):
+        x, padding = _padded(signals, x, weight, padding, _two(dilation))
     bias = None if bias is None else bias.detach()
     with torch.no_grad():
         y = func(x.detach(), weight, bias, stride, padding, dilation, groups)
@@ -75,6 +91,24 @@ def _conv2d(
     result = _linear_layer(signals, "conv2d", x, y, layer)
     signals.layers[result] = (x, layer)
     return result
+
+
+def _padded(
+    signals: Signals, x: Tensor, weight: Tensor, padding: str, dilation: tuple[int, int]
+) -> tuple[Tensor, tuple[int, int]]:
+    """Padding by name as numbers; where sides differ, the input with zeros around it."""
+    if padding == "valid":
+        return x, (0, 0)
+    whole = [d * (side - 1) for d, side in zip(dilation, weight.shape[2:], strict=True)]
+    if not any(total % 2 for total in whole):
+        return x, (whole[0] // 2, whole[1] // 2)
+    sides = [part for total in whole[::-1] for part in (total // 2, total - total // 2)]
+    padded = nnf.pad(x, sides)
+    signals.add(padded)
+    if x in signals.limits:
+        low, high = (nnf.pad(limit, sides) for limit in signals.limits[x])
+        signals.limits[padded] = (low, high)
+    return padded, (0, 0)
 
 
 def _dense(
@@ -91,6 +125,7 @@ def _dense(
     layer = rules.LinearLayer(weight, bias)
     result = _linear_layer(signals, "linear", x, y, layer)
     signals.layers[result] = (x, layer)
+    signals.carry(x, result, mixed=True)
     return result
 
 
@@ -124,48 +159,129 @@ def _batch_norm(
 def _pass(
     signals: Signals, func: Callable[..., Tensor], x: Tensor, *args: Any, **kw: Any
 ) -> Tensor:
-    """LayerNorm and its kin, the identity rule of Achtibat et al. 2024 (AttnLRP), section 3.3."""
+    """What only scales, such as RMSNorm: with its scale held, each value keeps its relevance."""
     with torch.no_grad():
         y = func(x.detach().clone(), *detached(args), **kw)
     result: Tensor = Pass.apply(x, y)
+    signals.carry(x, result, mixed=True)
+    return result
+
+
+def _layer_norm(
+    signals: Signals,
+    func: Callable[..., Tensor],
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    axes = tuple(range(-len(normalized_shape), 0))
+
+    def average(values: Tensor) -> Tensor:
+        return values.mean(axes, keepdim=True)
+
+    given = (normalized_shape, weight, bias, eps)
+    return _centred(signals, func, input, given, average, _plain(weight))
+
+
+def _group_norm(
+    signals: Signals,
+    func: Callable[..., Tensor],
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    def average(values: Tensor) -> Tensor:
+        groups = values.reshape(len(values), num_groups, -1)
+        return groups.mean(-1, keepdim=True).expand_as(groups).reshape(values.shape)
+
+    channels = None if weight is None else weight.detach().view(1, -1, *[1] * (input.ndim - 2))
+    return _centred(signals, func, input, (num_groups, weight, bias, eps), average, channels)
+
+
+def _centred(
+    signals: Signals,
+    func: Callable[..., Tensor],
+    x: Tensor,
+    given: tuple[Any, ...],
+    average: Callable[[Tensor], Tensor],
+    weight: Tensor | None,
+) -> Tensor:
+    """LayerNorm and GroupNorm.
+
+    Signed: linear with the deviation held, which is exact for gradient times input (Ali et al.
+    2022). Else each value keeps its relevance (AttnLRP, Achtibat et al. 2024, section 3.3), which
+    keeps signs and sums, but would divide by values near zero where terms of both signs count.
+    """
+    if signals.composite.sums != "signed":
+        return _pass(signals, func, x, *given)
+    with torch.no_grad():
+        y = func(x.detach(), *detached(given))
+        held = (average((x - average(x)).square()) + given[-1]).rsqrt()
+        held = held if weight is None else held * weight
+    result: Tensor = Scaled.apply(x, y, lambda values: (values - average(values)) * held)
+    signals.carry(x, result, mixed=True)
     return result
 
 
 def _add(
     signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, *, alpha: float = 1
 ) -> Tensor:
+    """A signal that is added to the scores of an attention is one of them."""
+    if a in signals.scores or b in signals.scores:
+        with torch.no_grad():
+            scores: Tensor = _plain(a) + alpha * _plain(b)
+        signals.add_scores(scores)
+        return scores
     signals.refuse_gates("add", tensors_in((a, b)))
     if a in signals and b in signals:
         # A factor hands relevance on unchanged; its gradient would multiply it.
         term = b if alpha == 1 else Pass.apply(b, b.detach() * alpha)
-        result: Tensor = Sum.apply(a, term, signals.composite.sums)
+        still = (signals.still.get(a), signals.still.get(b))
+        result: Tensor = Sum.apply(a, term, signals.composite.sums, still)
         return result
     with torch.no_grad():
         y = _plain(a) + alpha * _plain(b)
-    constant: Tensor = Pass.apply(a if a in signals else b, y)
+    signal = a if a in signals else b
+    constant: Tensor = Pass.apply(signal, y)
+    signals.carry(signal, constant)
     return constant
 
 
 def _subtract(
     signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, *, alpha: float = 1
 ) -> Tensor:
+    signals.refuse_gates("sub", tensors_in((a, b)))
+    minus = Pass.apply(b, -b.detach()) if b in signals else -b
     if b in signals:
-        raise signals.no_rule("sub", "a signal is subtracted")
-    return _add(signals, func, a, -b, alpha=alpha)
+        signals.add(minus)
+        signals.carry(b, minus)
+    return _add(signals, func, a, minus, alpha=alpha)
 
 
 def _multiply(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
-    """A gate or a constant scales: all relevance goes to the signal (Arras et al. 2017)."""
-    if a in signals and b in signals:
-        raise signals.no_rule("mul", "two signals are multiplied, and neither comes from a sigmoid")
+    """A gate or a constant scales: all relevance goes to the signal (Arras et al. 2017).
+
+    Two signals have half of it each (Achtibat et al. 2024, the uniform rule of a product).
+    """
+    if any(value in signals.scores for value in tensors_in((a, b))):
+        raise signals.no_rule("mul", TWO_SIGNALS)
     with torch.no_grad():
         y = _plain(a) * _plain(b)
-    result: Tensor = Pass.apply(a if a in signals else b, y)
+    if a in signals and b in signals:
+        halves: Tensor = Halves.apply(a, b, y)
+        return halves
+    signal = a if a in signals else b
+    result: Tensor = Pass.apply(signal, y)
+    signals.carry(signal, result)
     return result
 
 
 def _divide(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, **kwargs: Any) -> Tensor:
-    if b in signals:
+    if b in signals or b in signals.scores:
         raise signals.no_rule("div", "a signal is divided by")
     return _pass(signals, func, a, b, **kwargs)
 
@@ -176,15 +292,132 @@ def _average(
     def average(values: Tensor) -> Tensor:
         return func(values, *args, **kwargs)
 
-    result: Tensor = Average.apply(x, average, signals.composite.sums)
+    if "bicubic" in (*args, kwargs.get("mode")):
+        raise signals.no_rule(func.__name__, "bicubic interpolation has weights below zero")
+    result: Tensor = Mix.apply(x, average, None, signals.composite.sums, None)
     return result
+
+
+def _mix(
+    signals: Signals,
+    name: str,
+    values: Tensor,
+    weights: Tensor,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Values weighed by what comes from the image too: all relevance goes to the values.
+
+    Ali et al. 2022 (conservative propagation): the weights of an attention are a gate.
+    """
+    if values not in signals:
+        raise signals.no_rule(name, "what is weighed does not come from the image, but the weights")
+    up, down = weights.detach().clamp_min(0), weights.detach().clamp_max(0)
+    signed = bool((down < 0).any())
+    result: Tensor = Mix.apply(
+        values,
+        lambda part: product(part, up),
+        (lambda part: product(part, down)) if signed else None,
+        signals.composite.sums,
+        signals.still.get(values),
+    )
+    return result
+
+
+def _product(signals: Signals, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Of two signals: the scores of an attention. Else: what a gate or a matrix makes of one."""
+    name = func.__name__.strip("_")
+    factors = tensors_in(args)
+    if len(factors) != 2 or kwargs:
+        raise signals.no_rule(name, "a product of two is expected")
+    words = [one for one in args if isinstance(one, str)]
+    first, second = factors
+    if first in signals and second in signals:
+        with torch.no_grad():
+            scores: Tensor = func(*words, first.detach(), second.detach())
+        signals.add_scores(scores)
+        return scores
+    values, weights = (first, second) if first in signals else (second, first)
+    if weights in signals.scores:
+        raise signals.no_rule(name, TWO_SIGNALS)
+    if values is first and weights.ndim == 2 and not words and weights not in signals.gates:
+        return _dense(signals, nnf.linear, values, weights.mT)
+    if values is first:
+        return _mix(signals, name, values, weights, lambda x, w: func(*words, x, w))
+    return _mix(signals, name, values, weights, lambda x, w: func(*words, w, x))
+
+
+def _attention(
+    signals: Signals,
+    func: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """A mean of the values, by weights that are those of the same call for the unit matrix."""
+    if enable_gqa:
+        raise signals.no_rule("scaled_dot_product_attention", "heads share their keys")
+    with torch.no_grad():
+        each = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
+        each = each.expand(*key.shape[:-1], key.shape[-2])
+        mask = _plain(attn_mask)
+        weights = func(_plain(query), _plain(key), each, mask, 0.0, is_causal, scale=scale)
+    return _mix(signals, func.__name__, value, weights, lambda x, w: w @ x)
+
+
+def _multi_head(signals: Signals, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`nn.MultiheadAttention`: values and output are linear layers, weights are its own."""
+    given = inspect.signature(func).bind(*args, **kwargs)
+    given.apply_defaults()
+    call = given.arguments
+    value, heads = call["value"], call["num_heads"]
+    odd = ("bias_k", "bias_v", "static_k", "static_v")
+    if value.ndim != 3 or call["add_zero_attn"] or any(call[name] is not None for name in odd):
+        raise signals.no_rule(func.__name__, "it adds keys or values of its own")
+    with torch.no_grad():
+        plain = {name: _plain(one) for name, one in call.items()}
+        _, weights = func(**plain | {"need_weights": True, "average_attn_weights": False})
+    width = call["embed_dim_to_check"]
+    matrix = call["v_proj_weight"]
+    if not call["use_separate_proj_weight"]:
+        matrix = call["in_proj_weight"][2 * width :]
+    bias = call["in_proj_bias"]
+    bias = None if bias is None else bias[2 * width :]
+    values = _dense(signals, nnf.linear, value, matrix, bias)
+    signals.add(values)
+
+    def heads_first(rows: Tensor) -> Tensor:
+        return rows.view(*rows.shape[:2], heads, -1).permute(1, 2, 0, 3)
+
+    by_head = heads_first(values)
+    signals.add(by_head)
+    if values in signals.still:
+        signals.still[by_head] = heads_first(signals.still[values].contiguous())
+    attended = _mix(signals, func.__name__, by_head, weights, lambda x, w: w @ x)
+    joined = attended.permute(2, 0, 1, 3).flatten(2)
+    signals.add(joined)
+    result = _dense(signals, nnf.linear, joined, call["out_proj_weight"], call["out_proj_bias"])
+    if not call["need_weights"]:
+        return result, None
+    told = weights.mean(1) if call["average_attn_weights"] else weights
+    signals.add_gates(told)
+    return result, told
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
     "linear": _dense,
     "batch_norm": _batch_norm,
-    **dict.fromkeys(("layer_norm", "group_norm", "rms_norm"), _pass),
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    **dict.fromkeys(("rms_norm", "normalize"), _pass),
+    **dict.fromkeys(("matmul", "__matmul__", "bmm", "einsum"), _product),
+    "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": _multi_head,
     **dict.fromkeys(("add", "add_"), _add),
     **dict.fromkeys(("sub", "sub_"), _subtract),
     **dict.fromkeys(("mul", "mul_"), _multiply),

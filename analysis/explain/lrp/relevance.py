@@ -1,13 +1,14 @@
 """Layer-wise relevance propagation by our own small rules.
 
 `lrp` takes any network whose calls have a rule in `lrp.calls`: AlexNet, VGG, SqueezeNet, ResNet,
-DenseNet, GoogLeNet, MobileNet, EfficientNet, ConvNeXt, and what is built of the same parts. A
-layer without a rule is an error that names it.
+DenseNet, GoogLeNet, MobileNet, EfficientNet, ConvNeXt, ViT, Swin, MaxViT, and what is built of the
+same parts. A layer without a rule is an error that names it.
 
 What is stated, because other choices exist: BatchNorm is folded into the linear layer before it,
-and passes relevance where there is none; activations and LayerNorm pass relevance unchanged;
-a product with a gate gives all to the gated signal; max pooling gives all to the winner; sums and
-averages divide relevance among the terms that have the sign of the result, and so does z+ for
+and passes relevance where there is none; activations and LayerNorm pass relevance unchanged (where
+terms of both signs count, LayerNorm is linear with its deviation held); a product with a gate gives
+all to the gated signal, and the weights of attention are a gate; max pooling gives all to the
+winner; sums and averages divide relevance among the terms that have the sign of the result, and so does z+ for
 outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU, GELU).
 """
 
@@ -124,6 +125,12 @@ def lrp_from(
         signals = Signals(module, rules, pixels, (low, high))
         with RelevanceMode(signals):
             reached = [signals.current(tensor) for tensor in forward(pixels)]
+        if any(tensor in signals.gates for tensor in reached):
+            raise DoesNotFit(
+                f"no relevance for {type(module).__name__}: what is explained is the result of a "
+                "sigmoid or softmax, which only scale; explain the logits before it (network "
+                "output), or take gradcam or sa"
+            )
         if not all(tensor.requires_grad for tensor in reached):
             raise DoesNotFit(f"no relevance reaches the pixels of {type(module).__name__}")
         tensors, relevances = zip(*start(reached), strict=True)

@@ -59,7 +59,8 @@ class Rule:
         formula: the contributions, for the reader.
         shares: what divides the relevance; one for every rule but alpha-beta and gamma.
         epsilon: added to a sum of contributions, with its sign, before dividing by it; a share of
-            the root mean square of the layer's sums in the image, so that scale does not matter.
+            the root mean square of the layer's sums in the image (of a dense layer at the same
+            position), so that scale does not matter.
         spreads: whether outputs that no input explains, only the bias, give their relevance to all
             inputs that they see, in equal parts (as the toolbox of Bach et al. does with biases);
             else it ends there, which leaves 2 % in a trained MobileNetV2.
@@ -226,7 +227,9 @@ def relevance_below(
             if negatives or term.input != "negative"
         ]
         contributions = _summed(share, layer, y, parts)
-        quotient = share.factor * divide(relevance, contributions, rule.epsilon)
+        # At each position: images may lie along any axis of what a dense layer sees.
+        axes = (-1,) if layer.dense else None
+        quotient = share.factor * divide(relevance, contributions, rule.epsilon, axes)
         for sign, part, weight in parts:
             total += sign * part * layer.down(quotient, weight, x.shape)
         unexplained = relevance * (contributions == 0) if rule.spreads else None
@@ -247,16 +250,20 @@ def _summed(
     return summed + layer.shaped(PARTS[share.bias](layer.bias))
 
 
-def divide(above: Tensor, summed: Tensor, epsilon: float = 0.0) -> Tensor:
+def divide(
+    above: Tensor, summed: Tensor, epsilon: float = 0.0, axes: tuple[int, ...] | None = None
+) -> Tensor:
     """`above / summed`; 0 where there is nothing to share among.
 
     Args:
         above: (B, ...) relevance.
         summed: (B, ...) or broadcastable; sums of contributions.
         epsilon: moves sums away from zero by this share of their root mean square in the image.
+        axes: of that mean square, all but the first if unset.
     """
     if epsilon:
-        spread = summed.square().mean(tuple(range(1, summed.ndim)), keepdim=True).sqrt()
+        axes = axes or tuple(range(1, summed.ndim))
+        spread = summed.square().mean(axes, keepdim=True).sqrt()
         summed = summed + torch.where(summed >= 0, epsilon, -epsilon).to(summed) * spread
     nothing = summed == 0
     return (above / summed.masked_fill(nothing, 1)).masked_fill(nothing, 0)

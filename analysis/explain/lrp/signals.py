@@ -26,7 +26,9 @@ class Signals:
         limits: least and greatest value of the input, broadcastable to it.
 
     Attributes:
-        gates: results of a sigmoid of a signal; they only scale.
+        gates: results of a sigmoid or softmax of a signal; they only scale.
+        scores: products of two signals; a softmax makes them the gate of an attention.
+        still: tensor -> where it is the same for every image (a class token), a bool mask.
         limits: tensor -> least and greatest value, for the input and what is moved from it.
         layers: output of a linear layer -> (its input, the layer), so that BatchNorm folds into it.
         replaced: argument of an in-place call -> the new tensor that its name now stands for.
@@ -38,6 +40,8 @@ class Signals:
         self.module, self.composite = module, composite
         self._signals: Any = WeakTensorKeyDictionary({pixels: True})
         self.gates: Any = WeakTensorKeyDictionary()
+        self.scores: Any = WeakTensorKeyDictionary()
+        self.still: Any = WeakTensorKeyDictionary()
         self.limits: Any = WeakTensorKeyDictionary({pixels: limits})
         self.layers: Any = WeakTensorKeyDictionary()
         self.replaced: Any = WeakTensorKeyDictionary()
@@ -46,14 +50,33 @@ class Signals:
         return isinstance(value, Tensor) and value in self._signals
 
     def add(self, result: Any) -> None:
-        """Mark the tensors of a result as coming from the image."""
+        """Mark the tensors of a result as coming from the image, but for gates and scores."""
         for value in tensors_in((result,)):
-            self._signals[value] = True
+            if value not in self.gates and value not in self.scores:
+                self._signals[value] = True
 
     def add_gates(self, result: Any) -> None:
         """Mark the tensors of a result as gates."""
         for value in tensors_in((result,)):
             self.gates[value] = True
+
+    def add_scores(self, result: Any) -> None:
+        """Mark the tensors of a result as scores of an attention."""
+        for value in tensors_in((result,)):
+            self.scores[value] = True
+
+    def carry(self, x: Any, result: Tensor, *, mixed: bool = False) -> None:
+        """Keep what is known to be still.
+
+        Args:
+            x: where it was known.
+            result: shaped as x, or (mixed) but for its last axis.
+            mixed: each value was made of all values along the last axis.
+        """
+        mask = self.still.get(x)
+        if mask is not None:
+            mask = mask.all(-1, keepdim=True) if mixed else mask
+            self.still[result] = mask.expand(result.shape)
 
     def current(self, values: Any) -> Any:
         """Arguments of a call, each tensor that an in-place call changed as its new one."""
@@ -70,7 +93,11 @@ class Signals:
     def refuse_gates(self, name: str, inputs: list[Tensor]) -> None:
         """Raise if a gate meets a signal other than in a product."""
         if any(value in self.gates for value in inputs):
-            raise self.no_rule(name, "it mixes a gate (sigmoid) with a signal; only products may")
+            raise self.no_rule(
+                name, "it mixes a gate (sigmoid, softmax) with a signal; only products may"
+            )
+        if any(value in self.scores for value in inputs):
+            raise self.no_rule(name, "it mixes a product of two signals with a signal")
 
     def no_rule(self, function: str, why: str) -> DoesNotFit:
         """The error that names a layer without a rule, to be raised."""

@@ -15,18 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from alike.analysis.explain.lrp.calls import (
     ELEMENTWISE,
+    FOLLOWED,
     GATES,
     HANDLERS,
     MOVES,
     SCALINGS,
+    SHAPES,
     detached,
 )
 from alike.analysis.explain.lrp.functions import Pass
 from alike.analysis.explain.lrp.signals import Signals, tensors_in
 from alike.extract.networks import function_name, in_places
+
+TRANSPOSES = (Tensor.T, Tensor.mT, Tensor.H, Tensor.mH)
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -50,13 +55,15 @@ class RelevanceMode(TorchFunctionMode):
         signals = self.signals
         values, options = in_places(signals.current(args), signals.current(kwargs or {}))
         inputs = tensors_in((*values, *options.values()))
+        name = _name(func)
         if not any(value in signals for value in inputs):
             with torch.no_grad():
                 result = func(*values, **options)
-            if any(value in signals.gates for value in inputs):
+            if any(value in signals.scores for value in inputs) and name not in GATES:
+                signals.add_scores(result)
+            elif any(value in signals.gates or value in signals.scores for value in inputs):
                 signals.add_gates(result)
             return result
-        name = function_name(func)
         result = self._handled(name, func, values, options, inputs)
         in_place = name.endswith("_") and not name.startswith("_")
         if in_place or options.get("inplace") is True:
@@ -77,6 +84,7 @@ class RelevanceMode(TorchFunctionMode):
             self.signals.refuse_gates(name, inputs)
             value = args[0].detach().clone()
             result = Pass.apply(args[0], func(value, *detached(args[1:]), **kwargs))
+            self.signals.carry(args[0], result)
         elif name in MOVES:
             self.signals.refuse_gates(name, inputs)
             result = func(*args, **kwargs)
@@ -85,13 +93,15 @@ class RelevanceMode(TorchFunctionMode):
         self.signals.add(result)
         if name in MOVES or name in SCALINGS:
             self._move_limits(func, args, kwargs, inputs, result)
+        if name in FOLLOWED:
+            self._move_still(func, args, kwargs, inputs, result)
         return result
 
     def _unmoved(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Sizes, types and devices are read without a rule, hooks may detach; else none exists."""
         with torch.no_grad():
             result = func(*args, **kwargs)
-        if tensors_in((result,)) and name != "detach":
+        if tensors_in((result,)) and name != "detach" and name not in SHAPES:
             raise self.signals.no_rule(name, "it is neither linear, element by element nor a move")
         return result
 
@@ -104,6 +114,32 @@ class RelevanceMode(TorchFunctionMode):
         ends = [tensors_in((func(*_swapped(args, limits, end), **kwargs),)) for end in range(2)]
         for value, low, high in zip(tensors_in((result,)), *ends, strict=True):
             limits[value] = (torch.minimum(low, high), torch.maximum(low, high))
+
+    def _move_still(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, inputs: list[Tensor], result: Any
+    ) -> None:
+        """A class token that is put beside the tokens of an image is the same for every image."""
+        signals, still = self.signals, self.signals.still
+        if all(value in signals and value not in still for value in inputs):
+            return
+        masks = WeakTensorKeyDictionary({
+            value: (
+                still.get(value, torch.zeros_like(value, dtype=torch.bool))
+                if value in signals else torch.ones_like(value, dtype=torch.bool),
+            )
+            for value in inputs
+        })  # fmt: skip
+        moved = tensors_in((func(*_swapped(args, masks, 0), **kwargs),))
+        for value, mask in zip(tensors_in((result,)), moved, strict=True):
+            still[value] = mask
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """The name that the tables of `lrp.calls` have; `x.T` and `x.mT` are transposes."""
+    name = function_name(func)
+    if name == "__get__" and getattr(func, "__self__", None) in TRANSPOSES:
+        return "transpose"
+    return name
 
 
 def _swapped(args: Any, limits: Any, end: int) -> Any:

@@ -766,14 +766,14 @@ def test_two_images_are_compared_in_pixels_by_any_measure(features, tmp_path):
 def test_without_a_rule_two_images_are_compared_by_gradients(features):
     """A network that LRP cannot pass: said, and the gradient serves."""
 
-    class Squared(torch.nn.Module):
+    class Summed(torch.nn.Module):
         def forward(self, x):
-            return x * x
+            return x.cumsum(2)
 
     network = network_for(features)
-    module = torch.nn.Sequential(*network.module[:3], Squared(), *network.module[3:])
+    module = torch.nn.Sequential(*network.module[:3], Summed(), *network.module[3:])
     frames = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8) for _ in range(2)]
     other = replace(network, module=module)
-    with pytest.raises(BadInput, match="two signals are multiplied"):
+    with pytest.raises(BadInput, match="no relevance rule for cumsum"):
         pixel_likeness(frames, other, "likeness_lrp")
     assert pixel_likeness(frames, other, "likeness_gradient").on_a.any()

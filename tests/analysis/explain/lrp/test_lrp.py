@@ -188,8 +188,8 @@ class Attends(nn.Module):
 @pytest.mark.parametrize(
     ("how", "named"),
     [
-        (lambda a: a * a, "mul in Attends: two signals are multiplied"),
-        (lambda a: a.softmax(1), "softmax in Attends"),
+        (lambda a: (a @ a) * a, "mul in Attends: two signals are multiplied"),
+        (lambda a: a.softmax(1), "the result of a sigmoid or softmax, which only scale"),
         (lambda a: a + a.sigmoid(), "add in Attends: it mixes a gate"),
         (lambda a: a / a.mean(), "div in Attends"),
         (lambda a: a.cumsum(2), "cumsum in Attends"),
@@ -221,8 +221,10 @@ def test_in_place_calls_on_a_value_that_is_used_again():
 
 
 def test_a_network_without_a_rule_says_where():
-    with pytest.raises(BadInput, match=r"no relevance rule for matmul in features\.1\.0\.attn"):
-        lrp(torchvision.models.swin_t(weights=None).eval(), batch(side=224), zeroth())
+    net = network("resnet18")
+    net.layer2[1].relu.forward = lambda x: x.cumsum(2)
+    with pytest.raises(BadInput, match=r"no relevance rule for cumsum in layer2\.1"):
+        lrp(net, batch(side=32), zeroth())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -297,3 +299,37 @@ def test_how_a_sum_is_written_changes_nothing(way, method):
     inputs = batch(side=12)
     wanted = relevance(Written("plain").eval(), inputs, method)
     torch.testing.assert_close(relevance(Written(way).eval(), inputs, method), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+@pytest.mark.parametrize("composite", ["deep_taylor", "gamma_box"])
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_padding_by_name_is_padding_in_numbers(kernel, composite):
+    """Where both sides cannot have the same, the one below and to the right has one more."""
+
+    class Pads(nn.Module):
+        def __init__(self, named):
+            super().__init__()
+            torch.manual_seed(0)
+            self.named = named
+            self.one = nn.Conv2d(3, 4, kernel, padding="same" if named else 0)
+            self.two = nn.Conv2d(4, 4, kernel, padding="same" if named else 0, dilation=2)
+
+        def forward(self, x):
+            for layer in (self.one, self.two):
+                whole = layer.dilation[0] * (kernel - 1)
+                sides = [whole // 2, whole - whole // 2] * 2
+                x = layer(x if self.named else nn.functional.pad(x, sides)).relu()
+            return x.mean((2, 3))
+
+    images, target = batch(side=9), torch.tensor([1, 2])
+    named, plain = (Pads(how).eval() for how in (True, False))
+    torch.testing.assert_close(named(images), plain(images))
+    found = lrp(named, images, target, composite=composite)
+    wanted = lrp(plain, images, target, composite=composite)
+    if kernel == 4:
+        torch.testing.assert_close(found, wanted)
+    # A convolution that pads by itself sees no box in its padding, one of padded images does.
+    score = named(images).detach()[torch.arange(2), target]
+    if composite == "deep_taylor":
+        torch.testing.assert_close(found.sum((1, 2, 3)), score, rtol=1e-3, atol=1e-6)
