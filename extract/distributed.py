@@ -8,7 +8,6 @@ same names.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -16,7 +15,9 @@ from typing import Any
 
 import torch
 
-from alike.extract.errors import BadInput, NoCluster
+from alike.extract.addresses import MOST_WORKERS
+from alike.extract.distributed_client import dask_client
+from alike.extract.errors import BadInput
 from alike.extract.image_pass import ImagePass, Workload
 from alike.extract.images import ImageSource, open_source
 from alike.extract.lanes import BatchProgress, UnitRows
@@ -26,14 +27,10 @@ from alike.extract.run import ComputeSettings, ExtractionRun
 from alike.extract.stages import STAGES
 from alike.extract.store import Store
 
-STARTING = "300s"
-"""How long workers started here may take until they answer."""
 GPU = "GPU"
 """Resource of a worker that has one: `dask worker --resources GPU=1`."""
 AHEAD = 3
 """Units that wait or run for each thread of the workers."""
-MOST_WORKERS = 1024
-"""Processes of one machine; more is a slip of the pen that would end the machine."""
 
 
 def extract_distributed(
@@ -116,61 +113,11 @@ def _check(workers: str | int) -> None:
         raise BadInput(f"{workers} workers: expected 1 to {MOST_WORKERS}, or tcp://scheduler:port")
 
 
-@contextmanager
-def dask_client(
-    workers: str | int, timeout: float = 30.0, *, dashboard: bool = False
-) -> Iterator[Any]:
-    """A client of Dask workers; processes that are started here end with it.
-
-    Args:
-        workers: as in `extract_distributed`.
-        timeout: as there.
-        dashboard: whether workers started here have one, on a free port of this machine.
-
-    Raises:
-        NoCluster: nobody answers at the address, or no worker is there.
-    """
-    import dask
-    from distributed import Client, LocalCluster
-
-    if not str(workers).isdecimal():
-        try:
-            # Answers come from the workers; where these cannot be reached, by the scheduler.
-            client = Client(str(workers), timeout=timeout, direct_to_workers=True)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise NoCluster(
-                f"no Dask scheduler at {workers} ({error}): start one by `dask scheduler`"
-            ) from error
-        with client:
-            try:
-                # Without a worker every task would wait for ever, and nobody would say why.
-                client.wait_for_workers(1, timeout=timeout)
-            except TimeoutError as error:
-                raise NoCluster(
-                    f"the Dask scheduler at {workers} has no worker after {timeout:g} s: start one "
-                    f"by `dask worker {workers}`"
-                ) from error
-            yield client
-        return
-    # A process needs longer than Dask's 30 s to start and to connect where others use the cores.
-    with dask.config.set({"distributed.comm.timeouts.connect": STARTING}):
-        cluster = LocalCluster(
-            n_workers=int(workers),
-            threads_per_worker=1,
-            processes=True,
-            # Dask opens a port even without a dashboard: 8787, unless another is named here.
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": dashboard},
-            protocol="tcp://",
-        )
-    with cluster, Client(cluster, timeout=STARTING, direct_to_workers=True) as client:
-        yield client
-
-
 def _compute(
     client: Any, images: ImagePass, workload: Workload, progress: BatchProgress
 ) -> dict[str, float]:
     from distributed import as_completed
+    from distributed.client import CancelledError
 
     able = _able(client)
     threads = max(images.runs[0].settings.threads // max(len(able.slots), 1), 1)
@@ -190,7 +137,11 @@ def _compute(
             running.add(future)
 
     submit(able)
-    for future, (n_images, busy, n_unturned) in running:
+    for future, answer in running:
+        if isinstance(answer, CancelledError):
+            # Given in place of an answer if the scheduler is gone.
+            raise answer
+        n_images, busy, n_unturned = answer
         for number in numbers.pop(future.key):
             images.runs[number].n_unturned += n_unturned
         for stage, seconds in busy.items():

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from alike.extract.addresses import EXPECTED, MOST_WORKERS, address_fault
 from alike.extract.errors import BadInput
 from alike.extract.machine import usable_cores
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from alike.extract.store import Features
     from alike.flows.sections import ClusterSettings
 
-MOST_WORKERS = 1024
-"""Processes of one machine."""
-
 
 def place_of(cluster: str | int | None) -> str | int | None:
     """Where workers are: a number of processes of this machine, or an address; None: nowhere.
@@ -29,16 +27,21 @@ def place_of(cluster: str | int | None) -> str | int | None:
     Raises:
         BadInput: none of these.
     """
-    if cluster is None or "://" in str(cluster):
-        return cluster
+    if cluster is None:
+        return None
     if cluster == "local":
         return usable_cores()
-    text = str(cluster)
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_WORKERS:
+    text, fault = str(cluster), ""
+    if "://" in text:
+        fault = address_fault(text)
+        if not fault:
+            return text
+        fault = f"{fault}; "
+    elif text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_WORKERS:
         return int(text)
     raise BadInput(
-        f"cluster {cluster!r}: expected local, a number of processes from 1 to {MOST_WORKERS}, or "
-        "an address such as tcp://10.0.0.1:8786"
+        f"cluster {cluster!r}: {fault}expected local, a number of processes from 1 to "
+        f"{MOST_WORKERS}, or {EXPECTED}"
     )
 
 
