@@ -21,7 +21,7 @@ STARTING = "300s"
 EVERY = 5.0
 """Seconds between two looks at the workers."""
 TOLD_AFTER, LOST_AFTER = 30.0, 600.0
-"""Seconds without a worker that takes tasks, until a line says so and until the work is given up."""
+"""Seconds without a worker that takes tasks until a line says so, and until the work ends."""
 
 
 @contextmanager
@@ -124,6 +124,10 @@ async def _identity(address: str, timeout: float) -> Any:
             comm.abort()
 
 
+def _not_cancelled(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 @contextmanager
 def _watched(client: Any, scheduler: str) -> Iterator[None]:
     """Say if no worker takes tasks; give up after `LOST_AFTER`, or if the scheduler is gone.
@@ -140,6 +144,8 @@ def _watched(client: Any, scheduler: str) -> Iterator[None]:
         target=_watch, args=(client, scheduler, done, why), name="workers", daemon=True
     )
     watch.start()
+    # Its traceback of a reconnection that ends with the client says nothing more.
+    logging.getLogger("distributed.client").addFilter(_not_cancelled)
     kept = "what was stored is kept, and the same again goes on from there"
     try:
         yield

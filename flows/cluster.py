@@ -1,6 +1,7 @@
 """The Dask workers of a run: those of `[cluster]`, started when the first step asks for them."""
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from alike.extract.pipeline import Executor
     from alike.extract.store import Features
     from alike.flows.sections import ClusterSettings
+
+LOG = logging.getLogger(__name__)
 
 
 def place_of(cluster: str | int | None) -> str | int | None:
@@ -60,6 +63,32 @@ def cluster_jobs(cluster: str | int | None) -> "Iterator[Jobs]":
     place = place_of(cluster)
     dask, workers = (place, None) if isinstance(place, str) else (None, place)
     with open_jobs(dask, workers) as jobs:
+        yield jobs
+
+
+@contextmanager
+def row_jobs(
+    cluster: str | int | None, several: "Sequence[Features]", measure: str
+) -> "Iterator[Jobs]":
+    """`cluster_jobs` to embed rows of a measure; no worker starts if none would be used.
+
+    Args:
+        cluster: as `place_of` takes it.
+        several: the extractions.
+        measure: its name.
+
+    Raises:
+        BadInput: no such workers, or no such measure.
+    """
+    place = place_of(cluster)
+    if place is not None and not any(_saves_reading(one, measure) for one in several):
+        LOG.warning(
+            "note: workers (%s) are not used: they embed feature maps, and %s reads vectors",
+            cluster,
+            measure,
+        )
+        place = None
+    with cluster_jobs(place) as jobs:
         yield jobs
 
 
