@@ -137,7 +137,7 @@ class Workers:
     def address(self) -> str:
         """The scheduler's address; processes of this machine are started if that is the wish."""
         if not self._address:
-            from alike.extract.distributed import dask_client
+            from alike.extract.distributed_client import dask_client
 
             client = self._started.enter_context(dask_client(self._settings.processes))
             self._address = str(client.scheduler.address)
