@@ -83,7 +83,6 @@ TRANSFORM = SMALL + "transform = "
         (SMALL + "[extrcat]\n", "extrcat: no such setting; did you mean extract?"),
         (SMALL + "[index]\nrecall = true\n", "index.recall = True: must be no true or false"),
         (SMALL + "[cluster]\nworkers = true\n", "cluster.workers = True"),
-        (SMALL + "[cluster]\nworkers = '4'\n", "cluster.workers = '4'"),
         (SMALL + "[cluster]\nworkers = 1000000000\n", "cluster.workers = 1000000000"),
         (SMALL + "[cluster]\ndask = 'Local'\n", "cluster.dask = 'Local': must be local, or an"),
         (SMALL + "[cluster]\ndask = 'http://h:1'\n", "its protocol must be one of tcp"),
