@@ -8,7 +8,7 @@ same names.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -16,24 +16,23 @@ from typing import Any
 
 import torch
 
-from alike.extract.errors import BadInput, NoCluster
+from alike.extract.addresses import MOST_WORKERS
+from alike.extract.distributed_client import dask_client
+from alike.extract.errors import BadImage, BadInput
 from alike.extract.image_pass import ImagePass, Workload
 from alike.extract.images import ImageSource, open_source
 from alike.extract.lanes import BatchProgress, UnitRows
+from alike.extract.loading import Image, read_checked
 from alike.extract.networks import Extraction, network_of
 from alike.extract.pipeline import Executor, ExtractionReport, extract
 from alike.extract.run import ComputeSettings, ExtractionRun
 from alike.extract.stages import STAGES
 from alike.extract.store import Store
 
-STARTING = "300s"
-"""How long workers started here may take until they answer."""
 GPU = "GPU"
 """Resource of a worker that has one: `dask worker --resources GPU=1`."""
 AHEAD = 3
 """Units that wait or run for each thread of the workers."""
-MOST_WORKERS = 1024
-"""Processes of one machine; more is a slip of the pen that would end the machine."""
 
 
 def extract_distributed(
@@ -116,61 +115,11 @@ def _check(workers: str | int) -> None:
         raise BadInput(f"{workers} workers: expected 1 to {MOST_WORKERS}, or tcp://scheduler:port")
 
 
-@contextmanager
-def dask_client(
-    workers: str | int, timeout: float = 30.0, *, dashboard: bool = False
-) -> Iterator[Any]:
-    """A client of Dask workers; processes that are started here end with it.
-
-    Args:
-        workers: as in `extract_distributed`.
-        timeout: as there.
-        dashboard: whether workers started here have one, on a free port of this machine.
-
-    Raises:
-        NoCluster: nobody answers at the address, or no worker is there.
-    """
-    import dask
-    from distributed import Client, LocalCluster
-
-    if not str(workers).isdecimal():
-        try:
-            # Answers come from the workers; where these cannot be reached, by the scheduler.
-            client = Client(str(workers), timeout=timeout, direct_to_workers=True)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise NoCluster(
-                f"no Dask scheduler at {workers} ({error}): start one by `dask scheduler`"
-            ) from error
-        with client:
-            try:
-                # Without a worker every task would wait for ever, and nobody would say why.
-                client.wait_for_workers(1, timeout=timeout)
-            except TimeoutError as error:
-                raise NoCluster(
-                    f"the Dask scheduler at {workers} has no worker after {timeout:g} s: start one "
-                    f"by `dask worker {workers}`"
-                ) from error
-            yield client
-        return
-    # A process needs longer than Dask's 30 s to start and to connect where others use the cores.
-    with dask.config.set({"distributed.comm.timeouts.connect": STARTING}):
-        cluster = LocalCluster(
-            n_workers=int(workers),
-            threads_per_worker=1,
-            processes=True,
-            # Dask opens a port even without a dashboard: 8787, unless another is named here.
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": dashboard},
-            protocol="tcp://",
-        )
-    with cluster, Client(cluster, timeout=STARTING, direct_to_workers=True) as client:
-        yield client
-
-
 def _compute(
     client: Any, images: ImagePass, workload: Workload, progress: BatchProgress
 ) -> dict[str, float]:
     from distributed import as_completed
+    from distributed.client import CancelledError
 
     able = _able(client)
     threads = max(images.runs[0].settings.threads // max(len(able.slots), 1), 1)
@@ -178,20 +127,38 @@ def _compute(
     units = ((wanted, todo) for wanted, units in workload.items() for todo in units)
     stages = dict.fromkeys(STAGES, 0.0)
     running = as_completed(with_results=True, loop=client.loop)
-    numbers: dict[str, list[int]] = {}
+    tasks: dict[str, tuple[list[int], _Asked, UnitRows]] = {}
+
+    def send(
+        numbers: list[int],
+        asked: _Asked,
+        todo: UnitRows,
+        resources: dict[str, int] | None,
+        look: bool = True,
+    ) -> None:
+        future = client.submit(_compute_unit, asked, todo, look, pure=False, resources=resources)
+        tasks[future.key] = (numbers, asked, todo)
+        running.add(future)
 
     def submit(able: _Able) -> None:
         # All units at once would be gigabytes in the scheduler: a few ahead keep workers busy.
-        ahead = AHEAD * max(sum(able.slots), 1) - len(numbers)
+        ahead = AHEAD * max(sum(able.slots), 1) - len(tasks)
         for wanted, todo in islice(units, max(ahead, 0)):
             asked = tuple((recipes[number], names) for number, names in wanted)
-            future = client.submit(_compute_unit, asked, todo, pure=False, resources=able.resources)
-            numbers[future.key] = [number for number, _ in wanted]
-            running.add(future)
+            send([number for number, _ in wanted], asked, todo, able.resources)
 
     submit(able)
-    for future, (n_images, busy, n_unturned) in running:
-        for number in numbers.pop(future.key):
+    for future, answer in running:
+        if isinstance(answer, CancelledError):
+            # Given in place of an answer if the scheduler is gone.
+            raise answer
+        numbers, asked, todo = tasks.pop(future.key)
+        if isinstance(answer, _Unseen):
+            _check_gone(images.runs[0].source, answer)
+            send(numbers, asked, todo, _able(client).resources, look=False)
+            continue
+        n_images, busy, n_unturned = answer
+        for number in numbers:
             images.runs[number].n_unturned += n_unturned
         for stage, seconds in busy.items():
             stages[stage] += seconds
@@ -277,12 +244,65 @@ def _run_of(recipe: _Recipe) -> ExtractionRun:
     return run
 
 
+_Asked = tuple[tuple[_Recipe, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """An image that a worker cannot read as it was listed, so that it did not begin the unit.
+
+    Attributes:
+        image: of the unit.
+        worker: its address.
+        reason: one line.
+    """
+
+    image: Image
+    worker: str
+    reason: str
+
+
+def _check_gone(source: ImageSource, unseen: _Unseen) -> None:
+    """Refuse a worker that lacks an image which is here; all its images would count as missing.
+
+    Raises:
+        BadInput: the image is as it was listed here.
+    """
+    with suppress(BadImage):
+        read_checked(source, unseen.image)
+        raise BadInput(
+            f"the Dask worker at {unseen.worker} does not have {unseen.image.path} "
+            f"({unseen.reason}), which is here: {_THERE}"
+        )
+
+
+_THERE = "images, network, weights and store must be on every worker, under the same names"
+
+
 def _compute_unit(
-    asked: tuple[tuple[_Recipe, tuple[str, ...]], ...], todo: UnitRows
-) -> tuple[int, dict[str, float], int]:
-    """One unit, in a worker: (images, busy seconds of each stage, images of no orientation)."""
-    images = _opened(tuple(recipe for recipe, _ in asked))
-    first = images.runs[0]
+    asked: _Asked, todo: UnitRows, look: bool
+) -> tuple[int, dict[str, float], int] | _Unseen:
+    """One unit, in a worker: (images, busy seconds of each stage, images of no orientation).
+
+    Args:
+        asked: the extractions, and the arrays to compute.
+        todo: the rows.
+        look: first, whether an image of the unit is here.
+    """
+    from distributed import get_worker
+
+    address = str(get_worker().address)
+    try:
+        images = _opened(tuple(recipe for recipe, _ in asked))
+        first = images.runs[0]
+        image = next((one for one in first.images_of(todo) if one.path is not None), None)
+    except BadInput as error:
+        raise BadInput(f"on the Dask worker at {address}: {error} ({_THERE})") from error
+    if look and image is not None:
+        try:
+            read_checked(first.source, image)
+        except BadImage as error:
+            return _Unseen(image, address, error.reason)
     first.n_unturned = 0
     torch.set_num_threads(first.settings.threads)
     wanted = tuple((number, names) for number, (_, names) in enumerate(asked))

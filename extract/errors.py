@@ -22,6 +22,10 @@ class NoCluster(BadInput):
     """No Dask scheduler answers at the address that was named, or it has no worker."""
 
 
+class ClusterLost(AlikeError):
+    """The scheduler or the workers went away while they worked; what was stored is kept."""
+
+
 class StoreBusy(BadInput):
     """Another living process holds the lock; the message names its host and process."""
 

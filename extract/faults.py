@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from alike.extract.errors import BadImage, BadInput, StoreDamaged, StoreFull
+from alike.extract.errors import BadImage, BadInput, ClusterLost, StoreDamaged, StoreFull
 
 _LASTING = (BadImage, BadInput, StoreDamaged, StoreFull)
 
@@ -76,7 +76,7 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _passing(error: BaseException) -> bool:
-    if isinstance(error, ConnectionError | TimeoutError):
+    if isinstance(error, ClusterLost | ConnectionError | TimeoutError):
         return True
     if isinstance(error, OSError) and error.errno in _PASSING_NUMBERS:
         return True

@@ -1,9 +1,11 @@
 """The Dask workers of a run: those of `[cluster]`, started when the first step asks for them."""
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from alike.extract.addresses import EXPECTED, MOST_WORKERS, address_fault
 from alike.extract.errors import BadInput
 from alike.extract.machine import usable_cores
 
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from alike.extract.store import Features
     from alike.flows.sections import ClusterSettings
 
-MOST_WORKERS = 1024
-"""Processes of one machine."""
+LOG = logging.getLogger(__name__)
 
 
 def place_of(cluster: str | int | None) -> str | int | None:
@@ -29,16 +30,21 @@ def place_of(cluster: str | int | None) -> str | int | None:
     Raises:
         BadInput: none of these.
     """
-    if cluster is None or "://" in str(cluster):
-        return cluster
+    if cluster is None:
+        return None
     if cluster == "local":
         return usable_cores()
-    text = str(cluster)
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_WORKERS:
+    text, fault = str(cluster), ""
+    if "://" in text:
+        fault = address_fault(text)
+        if not fault:
+            return text
+        fault = f"{fault}; "
+    elif text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_WORKERS:
         return int(text)
     raise BadInput(
-        f"cluster {cluster!r}: expected local, a number of processes from 1 to {MOST_WORKERS}, or "
-        "an address such as tcp://10.0.0.1:8786"
+        f"cluster {cluster!r}: {fault}expected local, a number of processes from 1 to "
+        f"{MOST_WORKERS}, or {EXPECTED}"
     )
 
 
@@ -57,6 +63,32 @@ def cluster_jobs(cluster: str | int | None) -> "Iterator[Jobs]":
     place = place_of(cluster)
     dask, workers = (place, None) if isinstance(place, str) else (None, place)
     with open_jobs(dask, workers) as jobs:
+        yield jobs
+
+
+@contextmanager
+def row_jobs(
+    cluster: str | int | None, several: "Sequence[Features]", measure: str
+) -> "Iterator[Jobs]":
+    """`cluster_jobs` to embed rows of a measure; no worker starts if none would be used.
+
+    Args:
+        cluster: as `place_of` takes it.
+        several: the extractions.
+        measure: its name.
+
+    Raises:
+        BadInput: no such workers, or no such measure.
+    """
+    place = place_of(cluster)
+    if place is not None and not any(_saves_reading(one, measure) for one in several):
+        LOG.warning(
+            "note: workers (%s) are not used: they embed feature maps, and %s reads vectors",
+            cluster,
+            measure,
+        )
+        place = None
+    with cluster_jobs(place) as jobs:
         yield jobs
 
 
@@ -105,7 +137,7 @@ class Workers:
     def address(self) -> str:
         """The scheduler's address; processes of this machine are started if that is the wish."""
         if not self._address:
-            from alike.extract.distributed import dask_client
+            from alike.extract.distributed_client import dask_client
 
             client = self._started.enter_context(dask_client(self._settings.processes))
             self._address = str(client.scheduler.address)

@@ -89,7 +89,7 @@ def index_workers(
         BadInput: no such workers, or no such measure.
     """
     from alike.extract.distributed import map_on_workers
-    from alike.flows.cluster import cluster_jobs, place_of, row_mapper
+    from alike.flows.cluster import place_of, row_jobs, row_mapper
 
     place = place_of(cluster)
     if place is None:
@@ -97,5 +97,5 @@ def index_workers(
     elif on_disk:
         yield {"map_shards": partial(map_on_workers, workers=place)}
     else:
-        with cluster_jobs(place) as jobs:
+        with row_jobs(place, [features], measure) as jobs:
             yield {"map_blocks": row_mapper(jobs, features, measure, "embed")}

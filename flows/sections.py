@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from alike.extract.addresses import EXPECTED, MOST_WORKERS, address_fault
 from alike.extract.errors import BadInput
 from alike.extract.limits import MAX_PIXELS
 from alike.extract.machine import usable_cores
@@ -494,14 +495,16 @@ class ClusterSettings(_Section):
     dask: str | None = None
     """Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, or `local`: processes of this
     machine. Unset: threads of this process, unless `workers` is given."""
-    workers: int | None = Field(default=None, ge=1, le=1024)
+    workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
     """Processes of this machine; unset with `local`: one a core."""
 
     @field_validator("dask")
     @classmethod
     def _an_address(cls, dask: str | None) -> str | None:
-        if dask is not None and dask != "local" and "://" not in dask:
-            raise ValueError("must be local, or an address such as tcp://10.0.0.1:8786")
+        if dask is None or dask == "local":
+            return dask
+        if fault := address_fault(dask):
+            raise ValueError(f"must be local, or {EXPECTED}: {fault}")
         return dask
 
     @model_validator(mode="after")

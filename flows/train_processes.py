@@ -121,7 +121,7 @@ def retrain_by_processes(
         if status:
             raise ProcessesEnded(
                 f"retraining by {processes * nodes} processes ended before its time: "
-                f"{_last_line(out)}; run the same again: it goes on from its last checkpoint "
+                f"{_cause(status, out)}; run the same again: it goes on from its last checkpoint "
                 f"(all that they said is in {out / SAID})"
             )
     finally:
@@ -177,6 +177,11 @@ def _watch(command: Sequence[str], out: Path, progress: Progress) -> int:
             finally:
                 if started.poll() is None:
                     started.terminate()
+
+
+def _cause(status: int, out: Path) -> str:
+    """Why torchrun failed: of one that was killed the processes name only what followed."""
+    return f"torchrun was ended by signal {-status}" if status < 0 else _last_line(out)
 
 
 def _last_line(out: Path) -> str:

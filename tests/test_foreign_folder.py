@@ -352,7 +352,7 @@ def of_the_worker(names):
 if __name__ == "__main__":
     import json
 
-    from alike.extract.distributed import dask_client
+    from alike.extract.distributed_client import dask_client
 
     with dask_client(2) as client:
         print(json.dumps(list(client.run(of_the_worker, {names}).values())))

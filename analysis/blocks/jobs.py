@@ -159,8 +159,8 @@ def open_jobs(
     if dask is None and workers is None:
         yield here()
         return
-    # Here, for it brings torch, which an analysis on threads has no use for.
-    from alike.extract.distributed import dask_client
+    # Here, for it brings Dask, which an analysis on threads has no use for.
+    from alike.extract.distributed_client import dask_client
 
     place = dask if dask is not None else int(workers or 1)
     with dask_client(place, timeout, dashboard=True) as client:

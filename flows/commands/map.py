@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
         from alike.analysis.maps import FEWEST, MapSettings, make_map, perplexity_of
         from alike.extract.replacing import aside, check_target
         from alike.extract.store import Store
-        from alike.flows.cluster import cluster_jobs, row_mapper
+        from alike.flows.cluster import row_jobs, row_mapper
         from alike.flows.console import print_json, progress_bars
 
         if to is not None:
@@ -65,10 +65,11 @@ def register(app: typer.Typer) -> None:
         opened = Store.open(store)
         chosen = opened.features(features).only(where)
         settings = MapSettings(measure, split.value, perplexity, sample, seed)
-        with cluster_jobs(cluster) as jobs, progress_bars() as progress:
+        other = opened.features(like).only(where) if like else None
+        several = [chosen, *([] if other is None else [other])]
+        with row_jobs(cluster, several, measure) as jobs, progress_bars() as progress:
             first = None
-            if like:
-                other = opened.features(like).only(where)
+            if other is not None:
                 rows = row_mapper(jobs, other, measure, "map")
                 first = make_map(other, settings, map_blocks=rows, progress=progress)
             rows = row_mapper(jobs, chosen, measure, "map")

@@ -64,7 +64,8 @@ def register(app: typer.Typer) -> None:
         bad = sorted({row for key in opened.groups() for row in opened.features(key).bad()["row"]})
         if search:
             with progress_bars() as progress:
-                if cluster is None:
+                # Workers sign images: without one to sign, none starts.
+                if cluster is None or not len(unsigned_rows(opened, bad)):
                     sign_images(opened, threads=cores, progress=progress)
                 else:
                     with cluster_jobs(cluster) as jobs:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from images import small_file
 
-from alike.extract.distributed import dask_client, extract_distributed, map_on_workers
+from alike.extract.distributed import extract_distributed, map_on_workers
+from alike.extract.distributed_client import dask_client
 from alike.extract.errors import BadInput
 from alike.extract.images.sources import open_source
 from alike.extract.networks.network import load_network

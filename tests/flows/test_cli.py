@@ -192,6 +192,8 @@ def test_weights_that_are_none_of_a_network_file(alike, place, weights, says):
         (("analyse", "--store", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
         (("demo", "--to", "~nosuchuser/s"), "~nosuchuser/s: no such user's home"),
         (("analyse", "--store", "s", "--cluster", "10.0.0.1"), "'10.0.0.1': expected local, a"),
+        (("analyse", "--store", "s", "--cluster", "http://h:8787"), "its protocol must be one of"),
+        (("twins", "--store", "s", "--cluster", "tcp://h:99999"), "a number from 1 to 65535"),
         (("analyse", "--store", "s", "--dask", "9999999999"), "'--dask'"),
         (("analyse", "--store", "s", "--workers", "2000"), "'--workers'"),
     ],

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from alike.extract.images import open_source
 from alike.extract.measures import ready_measure
 from alike.extract.networks import load_network
 from alike.extract.store.store import Store
+from alike.flows import cluster as flows_cluster
 from alike.flows import steps
 from alike.flows.cli import app
 from alike.flows.cluster import Workers, cluster_jobs, place_of, row_mapper
@@ -246,7 +248,18 @@ def test_what_an_option_may_name(monkeypatch, capsys):
     cores = len(os.sched_getaffinity(0))
     named = [None, "local", "3", 4, "tcp://h:8786", "tls://h:1"]
     assert [place_of(one) for one in named] == [None, cores, 3, 4, "tcp://h:8786", "tls://h:1"]
-    for wrong in ("0", "-1", "1025", "1.5", "10.0.0.1", "10.0.0.1:8786", "\u0663", ""):
+    for wrong in (
+        "http://h:1",
+        "tcp://h",
+        "0",
+        "-1",
+        "1025",
+        "1.5",
+        "10.0.0.1",
+        "10.0.0.1:8786",
+        "\u0663",
+        "",
+    ):
         with pytest.raises(BadInput, match="expected local, a number of processes from 1 to 1024"):
             place_of(wrong)
     before = {"extract": "--workers", "analyse": "--dask", "compare": "--workers"}
@@ -256,6 +269,26 @@ def test_what_an_option_may_name(monkeypatch, capsys):
         done = CliRunner().invoke(app, [*asked, option, "tcp://h:1"])
         assert f"note: {option} tcp://h:1 is now --cluster tcp://h:1\n" in done.stderr
         assert isinstance(done.exception, AlikeError)
+
+
+@pytest.mark.quick
+def test_no_worker_starts_for_rows_of_vectors(monkeypatch, caplog):
+    started = []
+
+    @contextmanager
+    def jobs(place):
+        started.append(place)
+        yield place
+
+    monkeypatch.setattr(flows_cluster, "cluster_jobs", jobs)
+    for saves, place in ((False, None), (True, 4)):
+        monkeypatch.setattr(flows_cluster, "_saves_reading", lambda *_, saves=saves: saves)
+        with flows_cluster.row_jobs("4", [None], "gap_cosine") as used:
+            assert used == place
+    assert started == [None, 4]
+    assert caplog.messages == [
+        "note: workers (4) are not used: they embed feature maps, and gap_cosine reads vectors"
+    ]
 
 
 @pytest.mark.quick

@@ -83,6 +83,10 @@ TRANSFORM = SMALL + "transform = "
         (SMALL + "[extrcat]\n", "extrcat: no such setting; did you mean extract?"),
         (SMALL + "[index]\nrecall = true\n", "index.recall = True: must be no true or false"),
         (SMALL + "[cluster]\nworkers = true\n", "cluster.workers = True"),
+        (SMALL + "[cluster]\nworkers = 1000000000\n", "cluster.workers = 1000000000"),
+        (SMALL + "[cluster]\ndask = 'Local'\n", "cluster.dask = 'Local': must be local, or an"),
+        (SMALL + "[cluster]\ndask = 'http://h:1'\n", "its protocol must be one of tcp"),
+        (SMALL + "[cluster]\ndask = 'tcp://h'\n", "it has no port"),
         (SMALL + "[analyse]\nseed = false\n", "analyse.seed = False"),
         (SMALL + "[analyse]\nmeasures = 3\n", "analyse.measures = 3: must be a list"),
         (

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from alike.extract.errors import BadInput
 from alike.extract.progress import silent
-from alike.flows import train_process
+from alike.flows import train_process, train_processes
 from alike.flows.decisions import origin_of
 from alike.flows.settings import read_pipeline
 from alike.flows.steps import load
@@ -201,6 +201,14 @@ def test_whatever_process_is_done_leaves_at_once(code, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "job.json")])
     with pytest.raises(SystemExit if code else Left):
         train_process.main()
+
+
+@pytest.mark.quick
+def test_a_killed_torchrun_is_the_cause_whatever_its_processes_said(tmp_path):
+    """They end with it, and complain of each other."""
+    (tmp_path / SAID).write_text("[rank1]: RuntimeError: Connection closed by peer\n")
+    assert train_processes._cause(-9, tmp_path) == "torchrun was ended by signal 9"
+    assert train_processes._cause(1, tmp_path).endswith("Connection closed by peer")
 
 
 @pytest.mark.quick
