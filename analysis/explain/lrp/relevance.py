@@ -8,8 +8,8 @@ What is stated, because other choices exist: BatchNorm is folded into the linear
 and passes relevance where there is none; activations and LayerNorm pass relevance unchanged (where
 terms of both signs count, LayerNorm is linear with its deviation held); a product with a gate gives
 all to the gated signal, and the weights of attention are a gate; max pooling gives all to the
-winner; sums and averages divide relevance among the terms that have the sign of the result, and so does z+ for
-outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU, GELU).
+winner; sums and averages divide relevance among the terms that have the sign of the result, and so
+does z+ for outputs below zero, which exist where no ReLU follows (linear bottlenecks, SiLU, GELU).
 """
 
 from collections.abc import Callable, Sequence
