@@ -280,6 +280,35 @@ def _multiply(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> 
     return result
 
 
+def _glu(signals: Signals, func: Callable[..., Tensor], x: Tensor, dim: int = -1) -> Tensor:
+    """The second half is the gate of the first."""
+    with torch.no_grad():
+        y = func(x.detach(), dim)
+    result: Tensor = Pass.apply(x.chunk(2, dim)[0], y)
+    return result
+
+
+def _set_item(
+    signals: Signals, func: Callable[..., None], target: Tensor, at: Any, value: Any
+) -> None:
+    """A new tensor with the values at their place; the name of the old one stands for it."""
+    signals.refuse_gates("__setitem__", tensors_in((target, at, value)))
+    written = target.clone()
+    func(written, at, value)
+    signals.add(written)
+    mask = _still_mask(signals, target).clone()
+    func(mask, at, _still_mask(signals, value))
+    signals.still[written] = mask
+    signals.replaced[target] = written
+
+
+def _still_mask(signals: Signals, value: Any) -> Tensor:
+    if value in signals:
+        found = signals.still.get(value)
+        return torch.zeros_like(value, dtype=torch.bool) if found is None else found
+    return torch.ones_like(torch.as_tensor(value), dtype=torch.bool)
+
+
 def _divide(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any, **kwargs: Any) -> Tensor:
     if b in signals or b in signals.scores:
         raise signals.no_rule("div", "a signal is divided by")
@@ -416,6 +445,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "group_norm": _group_norm,
     **dict.fromkeys(("rms_norm", "normalize"), _pass),
     **dict.fromkeys(("matmul", "__matmul__", "bmm", "einsum"), _product),
+    "glu": _glu,
+    "__setitem__": _set_item,
     "scaled_dot_product_attention": _attention,
     "multi_head_attention_forward": _multi_head,
     **dict.fromkeys(("add", "add_"), _add),

@@ -64,9 +64,12 @@ class RelevanceMode(TorchFunctionMode):
             elif any(value in signals.gates or value in signals.scores for value in inputs):
                 signals.add_gates(result)
             return result
-        result = self._handled(name, func, values, options, inputs)
         in_place = name.endswith("_") and not name.startswith("_")
-        if in_place or options.get("inplace") is True:
+        in_place = in_place or options.get("inplace") is True
+        if (in_place or name == "__setitem__") and _is_part(values[0]):
+            raise signals.no_rule(name, "it writes in place into a part of another tensor")
+        result = self._handled(name, func, values, options, inputs)
+        if in_place:
             signals.replaced[values[0]] = result
         return result
 
@@ -132,6 +135,11 @@ class RelevanceMode(TorchFunctionMode):
         moved = tensors_in((func(*_swapped(args, masks, 0), **kwargs),))
         for value, mask in zip(tensors_in((result,)), moved, strict=True):
             still[value] = mask
+
+
+def _is_part(value: Tensor) -> bool:
+    """Whether a change in place is one of a larger tensor, which would not see it here."""
+    return value._is_view() and value._base is not None and value.numel() < value._base.numel()
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -279,6 +279,75 @@ def test_a_difference_is_a_sum_with_the_negative(composite: str) -> None:
     torch.testing.assert_close(found, wanted)
 
 
+class Tokens(nn.Module):
+    """Class tokens beside those of patches, put there in several ways; attention, a head."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 3)
+        self.token = nn.Parameter(torch.randn(1, 2, 8))
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=way != "by position")
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.patches(x).flatten(2).transpose(1, 2)
+        token = self.token.expand(len(x), -1, -1)
+        if self.way == "written":
+            whole = x.new_zeros(len(x), 18, 8)
+            whole[:, 2:], whole[:, :2] = grid, token
+        else:
+            parts = [grid, token * 1] if self.way == "behind" else [token, grid]
+            whole = torch.cat(parts, 1)
+        if self.way == "by position":
+            whole = self.encoder(whole.transpose(0, 1)).transpose(0, 1)
+        else:
+            whole = self.encoder(whole)
+        return self.head(whole[:, -1] if self.way == "behind" else whole[:, 0])
+
+
+@pytest.mark.parametrize("way", ["before", "behind", "written", "by position"])
+def test_class_tokens_lose_nothing_however_they_are_put(way: str) -> None:
+    net, images = Tokens(way).eval(), batch(count=3)
+    with torch.no_grad():
+        scores = net(images)[:, 0]
+    found = lrp(net, images, torch.tensor([0, 0, 0]), composite="deep_taylor")
+    torch.testing.assert_close(found.sum((1, 2, 3)), scores, rtol=1e-4, atol=1e-7)
+    if way != "behind":
+        plain = lrp(Tokens("before").eval(), images, torch.tensor([0, 0, 0]), composite="epsilon")
+        found = lrp(net, images, torch.tensor([0, 0, 0]), composite="epsilon")
+        assert float((found - plain).abs().max()) <= 1e-4 * float(plain.abs().max())
+
+
+def gated_by_halves(net: Attends, x: Tensor) -> Tensor:
+    return nnf.glu(torch.cat([x, net.dense(x)], -1), -1)
+
+
+def gated(net: Attends, x: Tensor) -> Tensor:
+    return x * net.dense(x).sigmoid()
+
+
+def test_a_linear_unit_with_its_gate_is_a_product_with_a_sigmoid() -> None:
+    images, target = batch().double(), torch.tensor([0, 1])
+    found, wanted = (
+        lrp(Attends(how), images, target, composite="deep_taylor")
+        for how in (gated_by_halves, gated)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def part_in_place(net: Attends, x: Tensor) -> Tensor:
+    x = x * 1
+    x[:, :2].relu_()
+    return x
+
+
+def part_written(net: Attends, x: Tensor) -> Tensor:
+    x = x * 1
+    x[:, :2][:, 0] = 0
+    return x
+
+
 def linear_attention(net: Attends, x: Tensor) -> Tensor:
     query, key, value = net.heads(x)
     return net.joined((query.relu() @ key.relu().mT) @ value)
@@ -315,6 +384,8 @@ def enlarged(net: Attends, x: Tensor) -> Tensor:
         (scores_beside, "cat in Attends: it mixes a product of two signals with a signal"),
         (attends_to_constants, "add in Attends: it mixes a gate"),
         (attends_to_constants_fused, "what is weighed does not come from the image"),
+        (part_in_place, "relu_ in Attends: it writes in place into a part of another tensor"),
+        (part_written, "__setitem__ in Attends: it writes in place into a part of another tensor"),
         (enlarged, "bicubic interpolation has weights below zero"),
     ],
 )
