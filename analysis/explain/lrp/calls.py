@@ -242,13 +242,22 @@ def _add(
         term = b if alpha == 1 else Pass.apply(b, b.detach() * alpha)
         still = (signals.still.get(a), signals.still.get(b))
         result: Tensor = Sum.apply(a, term, signals.composite.sums, still)
+        if still[0] is not None and still[1] is not None:
+            signals.still[result] = still[0] & still[1]
         return result
     with torch.no_grad():
         y = _plain(a) + alpha * _plain(b)
-    signal = a if a in signals else b
-    constant: Tensor = Pass.apply(signal, y)
-    signals.carry(signal, constant)
-    return constant
+    return _passed(signals, a if a in signals else b, y)
+
+
+def _passed(signals: Signals, signal: Tensor, y: Tensor) -> Tensor:
+    """y, made of the signal alone; where it was repeated to the shape of y, its relevance adds."""
+    if signal.shape == y.shape:
+        result: Tensor = Pass.apply(signal, y)
+        signals.carry(signal, result)
+        return result
+    wide: Tensor = Pass.apply(signal.expand(y.shape), y)
+    return wide
 
 
 def _subtract(
@@ -274,10 +283,7 @@ def _multiply(signals: Signals, func: Callable[..., Tensor], a: Any, b: Any) -> 
     if a in signals and b in signals:
         halves: Tensor = Halves.apply(a, b, y)
         return halves
-    signal = a if a in signals else b
-    result: Tensor = Pass.apply(signal, y)
-    signals.carry(signal, result)
-    return result
+    return _passed(signals, a if a in signals else b, y)
 
 
 def _glu(signals: Signals, func: Callable[..., Tensor], x: Tensor, dim: int = -1) -> Tensor:
@@ -323,7 +329,8 @@ def _average(
 
     if "bicubic" in (*args, kwargs.get("mode")):
         raise signals.no_rule(func.__name__, "bicubic interpolation has weights below zero")
-    result: Tensor = Mix.apply(x, average, None, signals.composite.sums, None)
+    still = signals.still.get(x)
+    result: Tensor = Mix.apply(x, average, None, signals.composite.sums, still)
     return result
 
 
@@ -356,7 +363,7 @@ def _product(signals: Signals, func: Callable[..., Tensor], *args: Any, **kwargs
     """Of two signals: the scores of an attention. Else: what a gate or a matrix makes of one."""
     name = func.__name__.strip("_")
     factors = tensors_in(args)
-    if len(factors) != 2 or kwargs:
+    if len(factors) != 2 or kwargs or (name == "einsum" and not isinstance(args[0], str)):
         raise signals.no_rule(name, "a product of two is expected")
     words = [one for one in args if isinstance(one, str)]
     first, second = factors
@@ -405,7 +412,9 @@ def _multi_head(signals: Signals, func: Callable[..., Any], *args: Any, **kwargs
     call = given.arguments
     value, heads = call["value"], call["num_heads"]
     odd = ("bias_k", "bias_v", "static_k", "static_v")
-    if value.ndim != 3 or call["add_zero_attn"] or any(call[name] is not None for name in odd):
+    if value.ndim != 3:
+        raise signals.no_rule(func.__name__, "its values have no axis of images")
+    if call["add_zero_attn"] or any(call[name] is not None for name in odd):
         raise signals.no_rule(func.__name__, "it adds keys or values of its own")
     with torch.no_grad():
         plain = {name: _plain(one) for name, one in call.items()}

@@ -54,6 +54,8 @@ class RelevanceMode(TorchFunctionMode):
     ) -> Any:
         signals = self.signals
         values, options = in_places(signals.current(args), signals.current(kwargs or {}))
+        if not values and "tensors" in options:
+            values = (options.pop("tensors"),)
         inputs = tensors_in((*values, *options.values()))
         name = _name(func)
         if not any(value in signals for value in inputs):
@@ -112,7 +114,7 @@ class RelevanceMode(TorchFunctionMode):
         self, func: Callable[..., Any], args: Any, kwargs: Any, inputs: list[Tensor], result: Any
     ) -> None:
         limits = self.signals.limits
-        if not all(value in limits for value in inputs):
+        if not all(value in limits for value in inputs if value.is_floating_point()):
             return
         ends = [tensors_in((func(*_swapped(args, limits, end), **kwargs),)) for end in range(2)]
         for value, low, high in zip(tensors_in((result,)), *ends, strict=True):
@@ -131,6 +133,8 @@ class RelevanceMode(TorchFunctionMode):
                 if value in signals else torch.ones_like(value, dtype=torch.bool),
             )
             for value in inputs
+            # Others are places to read at, which stay as they are.
+            if value.is_floating_point()
         })  # fmt: skip
         moved = tensors_in((func(*_swapped(args, masks, 0), **kwargs),))
         for value, mask in zip(tensors_in((result,)), moved, strict=True):

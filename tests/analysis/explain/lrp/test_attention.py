@@ -293,27 +293,36 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = self.patches(x).flatten(2).transpose(1, 2)
         token = self.token.expand(len(x), -1, -1)
-        if self.way == "written":
+        if self.way == "moved":
+            order = torch.tensor([1, *range(2, 18), 0])
+            whole = torch.cat(tensors=(token, grid), dim=1)[:, order]
+            whole = whole[:, torch.argsort(order)]
+        elif self.way == "written":
             whole = x.new_zeros(len(x), 18, 8)
             whole[:, 2:], whole[:, :2] = grid, token
         else:
             parts = [grid, token * 1] if self.way == "behind" else [token, grid]
             whole = torch.cat(parts, 1)
+        if self.way == "all":
+            # Before any attention: a sum of tokens that are still, and a mean of all.
+            whole = whole + (whole * 2).mean(1, keepdim=True) + (whole + whole)
         if self.way == "by position":
             whole = self.encoder(whole.transpose(0, 1)).transpose(0, 1)
         else:
             whole = self.encoder(whole)
+        if self.way == "all":
+            return self.head(whole.mean(1))
         return self.head(whole[:, -1] if self.way == "behind" else whole[:, 0])
 
 
-@pytest.mark.parametrize("way", ["before", "behind", "written", "by position"])
+@pytest.mark.parametrize("way", ["before", "behind", "written", "moved", "all", "by position"])
 def test_class_tokens_lose_nothing_however_they_are_put(way: str) -> None:
     net, images = Tokens(way).eval(), batch(count=3)
     with torch.no_grad():
         scores = net(images)[:, 0]
     found = lrp(net, images, torch.tensor([0, 0, 0]), composite="deep_taylor")
     torch.testing.assert_close(found.sum((1, 2, 3)), scores, rtol=1e-4, atol=1e-7)
-    if way != "behind":
+    if way not in ("behind", "all"):
         plain = lrp(Tokens("before").eval(), images, torch.tensor([0, 0, 0]), composite="epsilon")
         found = lrp(net, images, torch.tensor([0, 0, 0]), composite="epsilon")
         assert float((found - plain).abs().max()) <= 1e-4 * float(plain.abs().max())
@@ -332,6 +341,20 @@ def test_a_linear_unit_with_its_gate_is_a_product_with_a_sigmoid() -> None:
     found, wanted = (
         lrp(Attends(how), images, target, composite="deep_taylor")
         for how in (gated_by_halves, gated)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_signal_that_is_repeated_has_all_its_relevance() -> None:
+    def narrow(net: Attends, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True) * net.bias[:, :1] + net.bias[0, 0]
+
+    def wide(net: Attends, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True).repeat(1, 16, 1) * net.bias[:, :1] + net.bias[0, 0]
+
+    found, wanted = (
+        lrp(Attends(how), batch().double(), torch.tensor([0, 1]), composite="deep_taylor")
+        for how in (narrow, wide)
     )
     torch.testing.assert_close(found, wanted)
 
