@@ -263,13 +263,14 @@ def why_not_whole(store: Any, key: str, measure: str) -> str:
         return "its card is damaged"
     if card is None:
         return "there is none"
-    folder = name_of(key, measure)
+    # One request tells of all files.
+    stamps = store.files.listing(name_of(key, measure))
     for name, size, digest in _parts(card):
-        there = store.files.size(f"{folder}/{name}")
+        there = stamps.get(name)
         if there is None:
             return f"{name} is gone"
         local = store.root_path is not None and digest
-        wrong = size is not None and there != size
+        wrong = size is not None and there.size != size
         if wrong or (local and checksum(folder_of(store, key, measure) / name) != digest):
             return f"{name} is damaged"
     return ""
