@@ -6,8 +6,8 @@
 Features of 1,000 classes are drawn and written into a store; then every step runs as a user runs
 it, a command in a process of its own, whose peak memory is its own. The analysis is of all images
 and all pairs that its default budget allows, and beside it stands what its matrix products alone
-take. Needs 20 GB on the disk: the store,
-and in the folder for temporary files the vectors and twice what candidates of neighbours may take.
+take. Needs 20 GB on the disk: the store, and in the folder for temporary files the vectors and
+twice what candidates of neighbours may take.
 """
 
 import argparse

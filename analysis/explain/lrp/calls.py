@@ -163,7 +163,6 @@ def _pass(
     with torch.no_grad():
         y = func(x.detach().clone(), *detached(args), **kw)
     result: Tensor = Pass.apply(x, y)
-    signals.carry(x, result, mixed=True)
     return result
 
 
@@ -182,7 +181,11 @@ def _layer_norm(
         return values.mean(axes, keepdim=True)
 
     given = (normalized_shape, weight, bias, eps)
-    return _centred(signals, func, input, given, average, _plain(weight))
+    result = _centred(signals, func, input, given, average, _plain(weight))
+    if len(axes) == 1:
+        # Else other tokens, which are of the image, are in each value.
+        signals.carry(input, result, mixed=True)
+    return result
 
 
 def _group_norm(
@@ -223,7 +226,6 @@ def _centred(
         held = (average((x - average(x)).square()) + given[-1]).rsqrt()
         held = held if weight is None else held * weight
     result: Tensor = Scaled.apply(x, y, lambda values: (values - average(values)) * held)
-    signals.carry(x, result, mixed=True)
     return result
 
 

@@ -84,6 +84,16 @@ def test_a_map_is_of_its_image_and_of_the_weights(name: str, composite: str) -> 
     assert bool(((one - other).abs().sum(1) > 0.05).all())
 
 
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("name", ["class token", "shifted windows"])
+def test_float32_is_enough(name: str, composite: str) -> None:
+    """Of `epsilon` it was not (1e-3 off) while LayerNorm passed each value its relevance."""
+    net, images, target = transformer(name), batch(), torch.tensor([3, 1])
+    found = lrp(net, images, target, composite=composite).double()
+    wanted = lrp(net.double(), images.double(), target, composite=composite)
+    assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+
+
 def by_matmul(net: "Attends", x: Tensor) -> Tensor:
     query, key, value = net.heads(x)
     weights = (query * net.scale @ key.transpose(-2, -1) + net.bias).softmax(dim=-1)
